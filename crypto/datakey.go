@@ -1,0 +1,150 @@
+package crypto
+
+import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"sync/atomic"
+)
+
+// KeySize is the length of a data key in bytes.
+const KeySize = 32
+
+const redacted = "[redacted]"
+
+// ErrSecret is what every attempt to marshal or unmarshal a DataKey returns.
+var ErrSecret = errors.New("crypto: a data key is never marshalled")
+
+// WrappedKey is a data key sealed under key material (see crypto/wrap). It is
+// not secret.
+type WrappedKey []byte
+
+// DataKey is a secret of KeySize bytes. The zero value is a wiped key. Methods
+// may be called concurrently, with one exception that no lock could mend:
+// whoever calls Wipe must know that nobody still uses what Expose returned.
+// Holders with a life of their own therefore take a Clone.
+type DataKey struct {
+	_ [0]func() // not comparable
+	// The bytes sit behind a pointer so that printing a struct that embeds a
+	// DataKey in an unexported field, where fmt calls no methods, shows an
+	// address and not the key.
+	s *secret
+}
+
+type secret struct {
+	wiped atomic.Bool
+	b     [KeySize]byte
+}
+
+// NewDataKey draws a random key from the operating system.
+func NewDataKey() *DataKey {
+	k := &DataKey{s: new(secret)}
+	_, _ = rand.Read(k.s.b[:]) // never fails: crypto/rand ends the process instead
+	return k
+}
+
+// DataKeyFromBytes takes over KeySize bytes: it copies them and wipes b, also
+// when it refuses b for its length.
+func DataKeyFromBytes(b []byte) (*DataKey, error) {
+	defer wipe(b)
+	if len(b) != KeySize {
+		return nil, fmt.Errorf("crypto: data key of %d bytes, want %d", len(b), KeySize)
+	}
+	k := &DataKey{s: new(secret)}
+	copy(k.s.b[:], b)
+	return k, nil
+}
+
+// Expose returns the key's own bytes, valid until Wipe. The caller neither
+// keeps, prints, copies nor changes them. It panics if the key is wiped.
+func (k *DataKey) Expose() []byte {
+	if k == nil || k.s == nil || k.s.wiped.Load() {
+		panic("crypto: use of a wiped data key")
+	}
+	return k.s.b[:]
+}
+
+// Clone returns an independent copy, which lives until its own Wipe.
+func (k *DataKey) Clone() *DataKey {
+	c := &DataKey{s: new(secret)}
+	copy(c.s.b[:], k.Expose())
+	return c
+}
+
+// Wipe overwrites the key. Wiping a nil or wiped key does nothing.
+func (k *DataKey) Wipe() {
+	if k == nil || k.s == nil || k.s.wiped.Swap(true) {
+		return
+	}
+	wipe(k.s.b[:])
+	runtime.KeepAlive(k.s)
+}
+
+// Wiped reports whether Expose would panic.
+func (k *DataKey) Wiped() bool { return k == nil || k.s == nil || k.s.wiped.Load() }
+
+// Equal compares two live keys in constant time.
+func (k *DataKey) Equal(o *DataKey) bool {
+	return subtle.ConstantTimeCompare(k.Expose(), o.Expose()) == 1
+}
+
+// Derive returns HKDF-SHA256(secret = k, salt, info), KeySize bytes. Distinct
+// (salt, info) give independent keys.
+func (k *DataKey) Derive(salt []byte, info string) *DataKey {
+	out, err := hkdf.Key(sha256.New, k.Expose(), salt, info, KeySize)
+	if err != nil {
+		panic("crypto: hkdf: " + err.Error()) // only an output of more than 8,160 bytes fails
+	}
+	d, err := DataKeyFromBytes(out)
+	if err != nil {
+		panic(err.Error())
+	}
+	return d
+}
+
+// Format prints "[redacted]" whatever the verb and flags.
+func (DataKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// String returns "[redacted]".
+func (DataKey) String() string { return redacted }
+
+// GoString returns "[redacted]".
+func (DataKey) GoString() string { return redacted }
+
+// LogValue makes slog print "[redacted]".
+func (DataKey) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalJSON fails with ErrSecret, and so do the other marshallers.
+func (DataKey) MarshalJSON() ([]byte, error) { return nil, ErrSecret }
+
+// MarshalText fails with ErrSecret.
+func (DataKey) MarshalText() ([]byte, error) { return nil, ErrSecret }
+
+// MarshalBinary fails with ErrSecret.
+func (DataKey) MarshalBinary() ([]byte, error) { return nil, ErrSecret }
+
+// GobEncode fails with ErrSecret.
+func (DataKey) GobEncode() ([]byte, error) { return nil, ErrSecret }
+
+// UnmarshalJSON fails with ErrSecret.
+func (*DataKey) UnmarshalJSON([]byte) error { return ErrSecret }
+
+// UnmarshalText fails with ErrSecret.
+func (*DataKey) UnmarshalText([]byte) error { return ErrSecret }
+
+// UnmarshalBinary fails with ErrSecret.
+func (*DataKey) UnmarshalBinary([]byte) error { return ErrSecret }
+
+// GobDecode fails with ErrSecret.
+func (*DataKey) GobDecode([]byte) error { return ErrSecret }
+
+func wipe(b []byte) {
+	clear(b)
+	runtime.KeepAlive(b)
+}
