@@ -1,0 +1,141 @@
+// Package sealed puts authenticated encryption between a kv.Store and whoever uses it, so that the engine below, its files and
+// its backups see ciphertext only.
+//
+// Every value is sealed with XAES-256-GCM under one key, with a random 192-bit nonce, and with the row's key as associated data:
+//
+//	version (1 byte, 1) | nonce (24) | ciphertext (as long as the value) | tag (16)
+//
+// A row that was changed, or moved to another key, or written by another store, is kv.ErrCorrupt when it is read. The error
+// names the row's key in hex, never anything of the value. FORMAT.md has the details.
+//
+// What it is not: row keys are not hidden (their owners put only numbers and keyed hashes into them), the length of a value is
+// not hidden, and a row that was deleted or replaced by an older version of itself is not noticed here. Package ledger and the
+// extent counters of package meta notice that for the rows where it matters.
+package sealed
+
+import (
+	"crypto/rand"
+	"fmt"
+
+	"github.com/kmsfs/kmsfs/crypto"
+	"github.com/kmsfs/kmsfs/fs/kv"
+)
+
+// Version is the first byte of every sealed value.
+const Version = 1
+
+// Overhead is by how many bytes a sealed value is longer than the value, and the limit for values lower than kv.MaxValueSize.
+const Overhead = 1 + nonceSize + tagSize
+
+// keyInfo separates the key of the rows from whatever else is derived from the same key.
+const keyInfo = "kmsfs fs/kv/sealed rows v1"
+
+// New returns a store that keeps its rows sealed in inner, under a key derived from key, which is not kept: the caller may wipe
+// it. Closing the store closes inner.
+func New(inner kv.Store, key *crypto.DataKey) kv.Store {
+	rows := key.Derive(nil, keyInfo)
+	defer rows.Wipe()
+	x, err := newXAES(rows.Expose())
+	if err != nil {
+		panic("sealed: " + err.Error()) // a DataKey has 32 bytes
+	}
+	return &store{Store: inner, box: &box{x}}
+}
+
+// store passes Sync and Close through.
+type store struct {
+	kv.Store
+	box *box
+}
+
+func (s *store) View(fn func(kv.Reader) error) error {
+	return s.Store.View(func(r kv.Reader) error {
+		return fn(&reader{inner: r, box: s.box})
+	})
+}
+
+func (s *store) Update(fn func(kv.Txn) error) error {
+	return s.Store.Update(func(t kv.Txn) error {
+		tx := &txn{reader: reader{inner: t, box: s.box}, inner: t}
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return tx.err
+	})
+}
+
+type reader struct {
+	inner kv.Reader
+	box   *box
+}
+
+func (r *reader) Get(key []byte) ([]byte, error) {
+	value, err := r.inner.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	// The copy is ours, and its ciphertext is decrypted in place.
+	return r.box.open(key, value, nil)
+}
+
+func (r *reader) Scan(start, end []byte, fn func(key, value []byte) (bool, error)) error {
+	var plain []byte // reused from row to row
+	return r.inner.Scan(start, end, func(key, value []byte) (bool, error) {
+		out, err := r.box.open(key, value, plain[:0:cap(plain)])
+		if err != nil {
+			return false, err
+		}
+		plain = out
+		return fn(key, out)
+	})
+}
+
+type txn struct {
+	reader
+	inner  kv.Txn
+	sealed []byte // reused from Set to Set
+	err    error  // what Set could not return
+}
+
+func (t *txn) Set(key, value []byte) {
+	sealed, err := t.box.seal(t.sealed[:0], key, value)
+	if err != nil {
+		t.err = err
+		return
+	}
+	t.sealed = sealed
+	t.inner.Set(key, sealed)
+}
+
+func (t *txn) Delete(key []byte) { t.inner.Delete(key) }
+
+// box seals and opens values. Safe for concurrent use.
+type box struct{ x *xaes }
+
+// seal appends the sealed value to dst.
+func (b *box) seal(dst, key, value []byte) ([]byte, error) {
+	var nonce [nonceSize]byte
+	_, _ = rand.Read(nonce[:]) // never fails: crypto/rand ends the process instead
+	dst = append(dst, Version)
+	dst = append(dst, nonce[:]...)
+	return b.x.seal(dst, nonce[:], value, key)
+}
+
+// open appends the value to dst; with a nil dst it decrypts in place and returns a part of sealed.
+func (b *box) open(key, sealed, dst []byte) ([]byte, error) {
+	if len(sealed) < Overhead {
+		return nil, fmt.Errorf("sealed: row %x is truncated: %w", key, kv.ErrCorrupt)
+	}
+	if sealed[0] != Version {
+		return nil, fmt.Errorf("sealed: row %x has unknown version %d: %w", key, sealed[0], kv.ErrCorrupt)
+	}
+	nonce, ciphertext := sealed[1:1+nonceSize], sealed[1+nonceSize:]
+	if dst == nil {
+		dst = ciphertext[:0]
+	}
+	value, err := b.x.open(dst, nonce, ciphertext, key)
+	if err != nil {
+		return nil, fmt.Errorf("sealed: row %x is not authentic: %w", key, kv.ErrCorrupt)
+	}
+	return value, nil
+}
