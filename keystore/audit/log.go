@@ -1,0 +1,214 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+// Options of Open.
+type Options struct {
+	Clock       func() time.Time // required: the time of events that carry none
+	Strict      bool             // Append returns when the event is durable
+	Logger      *slog.Logger     // nil = none
+	MaxFileSize int64            // bytes after which a new file begins; 0 = 64 MiB
+	Queue       int              // events that may wait to be written; 0 = 8192
+}
+
+const (
+	defaultFileSize = 64 << 20
+	defaultQueue    = 8192
+	linger          = 2 * time.Millisecond // how long the writer collects events that nobody waits for
+	firstRetry      = 100 * time.Millisecond
+	lastRetry       = 5 * time.Second
+)
+
+// Log is an open audit log. All its methods may be called concurrently.
+type Log struct {
+	reader   *reader
+	clock    func() time.Time
+	strict   bool
+	logger   *slog.Logger
+	maxQueue int
+	maxFile  int64
+
+	wake   chan struct{} // something is queued
+	urgent chan struct{} // and somebody waits for it
+	closed chan struct{} // closed by Close: the writer ends after what is queued
+	ended  chan struct{} // closed by the writer
+
+	mu       sync.Mutex
+	room     sync.Cond // the queue has room, or the log is closed
+	queue    []entry
+	flushes  []flush
+	closing  bool
+	written  position      // behind the last record handed to the operating system
+	durable  position      // behind the last record that is synced
+	progress chan struct{} // closed and replaced when written moves
+	failure  error         // the last attempt to write failed so
+	lost     int           // events that Close could not write
+
+	w writer // the writer goroutine's own
+}
+
+// entry is one queued event; done is set when its caller waits for durability.
+type entry struct {
+	event *Event
+	done  chan error
+}
+
+// flush is a request to have everything queued before it written, and durable if sync is set.
+type flush struct {
+	sync bool
+	done chan error
+}
+
+// Open opens the log in dir, which is made if it is missing, with a 32-byte key that is copied. It reads the last file to
+// find the end of the chain. ErrVersion for another format, ErrKey for another key or a changed last header.
+func Open(dir string, key []byte, opts Options) (*Log, error) {
+	if opts.Clock == nil {
+		return nil, errors.New("audit: a clock is required")
+	}
+	ks, err := newKeys(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	l := &Log{
+		reader:   &reader{dir: dir, keys: ks},
+		clock:    opts.Clock,
+		strict:   opts.Strict,
+		logger:   opts.Logger,
+		maxQueue: opts.Queue,
+		maxFile:  opts.MaxFileSize,
+		wake:     make(chan struct{}, 1),
+		urgent:   make(chan struct{}, 1),
+		closed:   make(chan struct{}),
+		ended:    make(chan struct{}),
+		progress: make(chan struct{}),
+	}
+	l.room.L = &l.mu
+	if l.logger == nil {
+		l.logger = slog.New(slog.DiscardHandler)
+	}
+	if l.maxQueue <= 0 {
+		l.maxQueue = defaultQueue
+	}
+	if l.maxFile <= 0 {
+		l.maxFile = defaultFileSize
+	}
+	if err := l.recover(); err != nil {
+		return nil, err
+	}
+	l.written, l.durable = l.w.pos, l.w.pos
+	go l.run()
+	return l, nil
+}
+
+// Append takes an event into the log; the event belongs to the log from then on. It waits only while the queue is full or,
+// in a strict log, until the event is durable. The error is ErrClosed, or in a strict log the reason why
+// the event is not durable; a log that is not strict has no other.
+func (l *Log) Append(e *Event) error {
+	if e.EventTime.IsZero() {
+		e.EventTime.Time = l.clock()
+	}
+	en := entry{event: e}
+	if l.strict {
+		en.done = make(chan error, 1)
+	}
+	l.mu.Lock()
+	for len(l.queue) >= l.maxQueue && !l.closing {
+		l.room.Wait()
+	}
+	if l.closing {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	l.queue = append(l.queue, en)
+	first, half := len(l.queue) == 1, len(l.queue) == l.maxQueue/2
+	l.mu.Unlock()
+	if first {
+		signal(l.wake)
+	}
+	if half || l.strict {
+		signal(l.urgent)
+	}
+	if !l.strict {
+		return nil
+	}
+	return <-en.done
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Flush returns when every event appended before is durable, or cannot be made so now.
+func (l *Log) Flush() error { return l.flush(true) }
+
+func (l *Log) flush(sync bool) error {
+	f := flush{sync: sync, done: make(chan error, 1)}
+	l.mu.Lock()
+	if l.closing {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	l.flushes = append(l.flushes, f)
+	l.mu.Unlock()
+	signal(l.wake)
+	signal(l.urgent)
+	return <-f.done
+}
+
+// drain has everything appended before handed to the operating system and returns the end of it.
+func (l *Log) drain() (position, error) {
+	if err := l.flush(false); err != nil && !errors.Is(err, ErrClosed) {
+		return position{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.written, nil
+}
+
+// Head is the durable end of the log: call Flush first to include what was just appended.
+func (l *Log) Head() Head {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Head{Sequence: l.durable.seq, Chain: l.durable.chain}
+}
+
+// Err is the reason why the last attempt to write failed; nil if it did not.
+func (l *Log) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failure
+}
+
+// Close writes and syncs what is queued and closes the log. The error says how many events could not be written.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	if l.closing {
+		l.mu.Unlock()
+		<-l.ended
+		return ErrClosed
+	}
+	l.closing = true
+	l.room.Broadcast()
+	l.mu.Unlock()
+	close(l.closed)
+	<-l.ended
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost > 0 {
+		return fmt.Errorf("audit: %d events could not be written: %w", l.lost, l.failure)
+	}
+	return l.failure
+}
