@@ -1,0 +1,78 @@
+# kmsfs. `make` alone lists what there is.
+
+GO       ?= go
+BIN      := bin/kmsfs
+DEMO     ?= demo
+FUZZTIME ?= 10s
+
+GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+SCRIPTS := .ci/run .ci/tools $(wildcard integration/*.sh integration/bench/*.sh packaging/*.sh) packaging/kmsfs.bash
+
+.PHONY: help build test unit race fuzz fuzz-short integration demo demo-down bench soak lint lint-go lint-shell tidy-check fmt clean tools
+
+help: ## this list
+	@echo 'kmsfs: directories with the encryption model of Amazon S3 and KMS'
+	@echo
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@echo
+	@echo 'Start with: make demo'
+
+build: ## the program, as bin/kmsfs
+	$(GO) build -trimpath -o $(BIN) ./cmd/kmsfs
+
+test: tools lint race fuzz-short integration ## everything: checks, unit tests with the race detector, short fuzzing, real mounts
+
+demo: tools build ## a store, two principals, buckets and keys under ./demo, mounted and ready to try
+	@integration/demo.sh up $(DEMO)
+
+demo-down: ## unmounts the demo and removes ./demo
+	@integration/demo.sh down $(DEMO)
+
+unit: ## unit tests, quickly
+	$(GO) test ./...
+
+race: ## unit tests, shuffled, with the race detector
+	$(GO) test -race -shuffle=on ./...
+
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	@integration/fuzz.sh $(FUZZTIME)
+
+fuzz-short:
+	@integration/fuzz.sh 3s
+
+integration: build ## shell tests against real mounts; ONLY="t_sse t_tree" picks some
+	@integration/run.sh $(ONLY)
+
+bench: build ## kmsfs beside gocryptfs, a plain FUSE loopback and the bare disk; WRITE=1 puts the table into docs/performance.md
+	@.ci/tools bench
+	@integration/bench/bench.sh
+
+soak: build ## random work by several principals with daemon kills in between, for MINUTES (10)
+	@integration/soak.sh $${MINUTES:-10}
+
+lint: lint-shell tidy-check lint-go ## formatting, vet, linters, tidy go.mod, shell scripts
+
+lint-go:
+	@out=$$($(GO) run $(GOFUMPT) -l .) && { [ -z "$$out" ] || { echo "not gofumpt-formatted (make fmt):"; echo "$$out"; exit 1; }; }
+	$(GO) vet ./...
+	$(GO) run $(GOLANGCI_LINT) run ./...
+
+lint-shell:
+	shellcheck $(SCRIPTS)
+	shfmt -d -i 2 -ci $(SCRIPTS)
+
+tidy-check:
+	$(GO) mod tidy -diff
+
+fmt: ## format Go and shell
+	$(GO) run $(GOFUMPT) -w .
+	shfmt -w -i 2 -ci $(SCRIPTS)
+
+tools: ## apt-get what the tests call and this machine lacks
+	@.ci/tools test
+
+clean: ## what was built
+	rm -rf bin kmsfs
+	$(GO) clean -testcache
