@@ -23,11 +23,13 @@ package kv
 
 import "errors"
 
-// Limits that every engine accepts, in bytes. What is larger makes Update return ErrTooBig.
+// Limits that every engine accepts, in bytes. What is larger makes Update return ErrTooBig. A decorator such as package sealed may
+// take up to 64 bytes of each value for itself.
 const (
 	MaxKeySize   = 1 << 10
 	MaxValueSize = 512 << 10
 	MaxTxnSize   = 8 << 20 // keys and values of all Sets and Deletes of one transaction
+	FreeingSets  = 8 << 10 // keys and values that a transaction may Set and still count as one that makes space
 )
 
 // The errors of an engine. They arrive wrapped; test with errors.Is.
@@ -37,7 +39,8 @@ var (
 	// ErrConflict never leaves an engine: it is what makes Update run its function again. A function given to Update may
 	// return it to ask for that itself.
 	ErrConflict = errors.New("kv: transaction conflict")
-	// ErrNoSpace: the store refuses to grow. Nothing was applied; a transaction of Deletes only may still succeed.
+	// ErrNoSpace: the store refuses to grow. Nothing was applied; a transaction that deletes rows and sets at most FreeingSets
+	// bytes may still succeed, so that space can be made.
 	ErrNoSpace = errors.New("kv: no space left")
 	// ErrCorrupt: stored bytes are not what was written.
 	ErrCorrupt = errors.New("kv: corrupt")
