@@ -27,13 +27,11 @@ type Store struct {
 	next   extent.Position
 	used   int64
 	items  map[extent.Position]*item
+	recent []extent.Position // appended since the last Sync, freed ones included
 	closed bool
 }
 
-type item struct {
-	data    []byte
-	durable bool
-}
+type item struct{ data []byte }
 
 var (
 	_ extent.Store         = (*Store)(nil)
@@ -74,6 +72,7 @@ func (s *Store) Append(sealed []byte) (extent.Ref, error) {
 	}
 	ref := extent.Ref{Segment: s.next.Segment, Offset: s.next.Offset, Length: uint32(len(data))}
 	s.items[s.next] = &item{data: data}
+	s.recent = append(s.recent, s.next)
 	s.next.Offset += foot
 	s.used += foot
 	return ref, nil
@@ -104,9 +103,7 @@ func (s *Store) Sync() error {
 	if s.closed {
 		return extent.ErrClosed
 	}
-	for _, it := range s.items {
-		it.durable = true
-	}
+	s.recent = nil
 	return nil
 }
 
@@ -181,12 +178,17 @@ func (s *Store) PowerLoss(survives func(extent.Ref) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = false
-	for p, it := range s.items {
+	for _, p := range s.recent {
+		it := s.items[p]
+		if it == nil {
+			continue
+		}
 		ref := extent.Ref{Segment: p.Segment, Offset: p.Offset, Length: uint32(len(it.data))}
-		if !it.durable && (survives == nil || !survives(ref)) {
+		if survives == nil || !survives(ref) {
 			s.drop(p)
 		}
 	}
+	s.recent = nil
 }
 
 // Corrupt flips one bit of a stored extent and reports whether it is there.
