@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# peers.sh PEER...: mounts each peer in turn on a fresh directory and runs workloads.sh on it.
+#
+#   kmsfs       this project: one store, one bucket with the default encryption (SSE-S3)
+#   kmsfs-kms   the same, the bucket's default being a customer key
+#   gocryptfs   an encrypted overlay with one password
+#   loopback    go-fuse without encryption: what FUSE itself costs
+#   ext4        the bare disk, whatever filesystem it has
+#
+# Environment: KMSFS and LOOPBACK, the programs; BENCH_DIR, where to work (a directory on the disk to be measured); and
+# what workloads.sh takes. Needs root.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+base=$(mktemp -d "${BENCH_DIR:-/var/tmp}/kmsfs-bench.XXXXXX")
+chmod 755 "$base"
+mnt="" back=""
+
+mounted() {
+  awk -v d="$1" '$5 == d {found = 1} END {exit !found}' /proc/self/mountinfo
+}
+
+wait_for_mount() {
+  local i
+  for i in $(seq 100); do
+    ! mounted "$1" || return 0
+    sleep 0.1
+  done
+  echo "peers.sh: $1 was not mounted after $((i / 10)) seconds" >&2
+  return 1
+}
+
+unmount() {
+  local i
+  for i in $(seq 50); do
+    mounted "$1" || return 0
+    umount "$1" 2>/dev/null || sleep 0.2
+  done
+  echo "peers.sh: $1 stayed busy for $((i / 5)) seconds" >&2
+  umount -l "$1"
+}
+
+cleanup() {
+  local code=$?
+  trap - EXIT
+  [ -z "$mnt" ] || unmount "$mnt"
+  [ ! -d "$base/kmsfs.back/store" ] || "$KMSFS" --store "$base/kmsfs.back/store" stop >/dev/null 2>&1 || true
+  rm -rf --one-file-system "$base"
+  exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# start_kmsfs ENCRYPTION: $work becomes a bucket on a mount.
+start_kmsfs() {
+  export KMSFS_STORE=$back/store
+  "${KMSFS:?the program}" init >/dev/null
+  "$KMSFS" key create --alias bench >/dev/null
+  "$KMSFS" bucket create bench --sse "$1" >/dev/null
+  "$KMSFS" mount "$mnt" >/dev/null
+  work=$mnt/bench
+}
+
+export TREE=${TREE:-$base/tree.tar}
+[ -f "$TREE" ] || tar -C "$(go env GOROOT)" -cf "$TREE" src
+
+for peer; do
+  back=$base/$peer.back mnt=$base/$peer.mnt
+  mkdir "$back" "$mnt"
+  work=$mnt
+  case $peer in
+    ext4) work=$back ;;
+    loopback) "${LOOPBACK:?the program}" "$mnt" "$back" & ;;
+    gocryptfs)
+      gocryptfs -q -init -extpass 'echo benchmark' "$back"
+      gocryptfs -q -extpass 'echo benchmark' "$back" "$mnt"
+      ;;
+    kmsfs) start_kmsfs AES256 ;;
+    kmsfs-kms) start_kmsfs aws:kms:alias/bench ;;
+    *)
+      echo "peers.sh: no peer is called $peer" >&2
+      exit 2
+      ;;
+  esac
+  [ "$peer" = ext4 ] || wait_for_mount "$mnt"
+  "$here/workloads.sh" "$work" "$peer"
+  [ "$peer" = ext4 ] || unmount "$mnt"
+  case $peer in
+    kmsfs*) "$KMSFS" stop >/dev/null 2>&1 || true ;;
+  esac
+  rm -rf --one-file-system "$back"
+done
