@@ -1,0 +1,216 @@
+package fs
+
+import (
+	"container/list"
+	"errors"
+	"sync"
+
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+// inode is an inode in memory.
+//
+// row is the committed row, replaced as a whole by whoever holds mu; a row that a reader got stays as it is. data exists while the
+// file is open or has unsealed writes.
+type inode struct {
+	ino Ino
+
+	flushMu sync.Mutex // taken before mu by whoever changes the extent map: flush, truncate, re-key
+
+	mu   sync.RWMutex
+	row  *meta.Inode
+	data *fileData
+	gone bool // its row was removed, or has to be read again
+
+	pins int           // guarded by inodeCache.mu
+	lru  *list.Element // guarded by inodeCache.mu; nil while pinned
+}
+
+func (n *inode) wipe() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.data != nil {
+		n.data.wipe()
+	}
+}
+
+// inodeCache keeps inodes that are in use (pinned) and, up to a limit, those used lately.
+type inodeCache struct {
+	mu    sync.Mutex
+	max   int
+	table map[Ino]*inode
+	idle  list.List // of *inode, the longest unused first
+
+	// loading[i] is held from the look into the table until a row just read is in it: without it a row that was read before a
+	// commit could enter the table after the committed inode had left it.
+	loading [64]sync.Mutex
+}
+
+func (c *inodeCache) init(limit int) {
+	c.max, c.table = limit, map[Ino]*inode{}
+	c.idle.Init()
+}
+
+// pin returns the inode, if it is here, and keeps it here until unpin.
+func (c *inodeCache) pin(ino Ino) *inode {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.table[ino]
+	if n != nil {
+		c.hold(n)
+	}
+	return n
+}
+
+func (c *inodeCache) hold(n *inode) {
+	n.pins++
+	if n.lru != nil {
+		c.idle.Remove(n.lru)
+		n.lru = nil
+	}
+}
+
+// insert adds a row just read or made and pins it; the inode that was there first wins.
+func (c *inodeCache) insert(row *meta.Inode) *inode {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.table[row.Ino]
+	if n == nil {
+		n = &inode{ino: row.Ino, row: row}
+		c.table[row.Ino] = n
+	}
+	c.hold(n)
+	return n
+}
+
+func (c *inodeCache) unpin(n *inode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n.pins--
+	if n.pins > 0 || c.table[n.ino] != n {
+		return
+	}
+	n.lru = c.idle.PushBack(n)
+	for c.idle.Len() > c.max {
+		old := c.idle.Remove(c.idle.Front()).(*inode)
+		old.lru = nil
+		delete(c.table, old.ino)
+	}
+}
+
+// drop forgets the inode, so that the next use reads its row again. Whoever has it pinned sees gone.
+func (c *inodeCache) drop(n *inode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.table[n.ino] == n {
+		delete(c.table, n.ino)
+	}
+	if n.lru != nil {
+		c.idle.Remove(n.lru)
+		n.lru = nil
+	}
+}
+
+func (c *inodeCache) each(fn func(*inode)) {
+	c.mu.Lock()
+	all := make([]*inode, 0, len(c.table))
+	for _, n := range c.table {
+		all = append(all, n)
+	}
+	c.mu.Unlock()
+	for _, n := range all {
+		fn(n)
+	}
+}
+
+// get pins the inode, reading its row if need be.
+func (v *Volume) get(ino Ino) (*inode, error) {
+	for {
+		n := v.cache.pin(ino)
+		if n == nil {
+			var err error
+			if n, err = v.read(ino); err != nil {
+				return nil, err
+			}
+		}
+		n.mu.RLock()
+		gone := n.gone
+		n.mu.RUnlock()
+		if !gone {
+			return n, nil
+		}
+		v.cache.drop(n)
+		v.cache.unpin(n)
+	}
+}
+
+func (v *Volume) read(ino Ino) (*inode, error) {
+	l := &v.cache.loading[ino%Ino(len(v.cache.loading))]
+	l.Lock()
+	defer l.Unlock()
+	if n := v.cache.pin(ino); n != nil {
+		return n, nil
+	}
+	var row *meta.Inode
+	err := v.db.View(func(r *meta.Reader) (err error) {
+		row, err = r.Inode(ino)
+		return err
+	})
+	if err != nil {
+		return nil, v.fault("read inode", err)
+	}
+	return v.cache.insert(row), nil
+}
+
+func (v *Volume) put(n *inode) { v.cache.unpin(n) }
+
+// with calls fn with the inode pinned.
+func (v *Volume) with(ino Ino, fn func(*inode) error) error {
+	n, err := v.get(ino)
+	if err != nil {
+		return err
+	}
+	defer v.put(n)
+	return fn(n)
+}
+
+// commit runs one metadata transaction, which belongs to the current epoch (v.epoch does not change while fn runs), over the given inodes, whose mu the caller holds. fn gets copies of the rows, in the same
+// order, changes them and writes what else belongs to the change; the copies are written and become the rows in memory. If the
+// commit fails nobody knows whether it was applied, so the inodes are read again at next use.
+func (v *Volume) commit(what string, inodes []*inode, fn func(t *meta.Tx, rows []*meta.Inode) error) error {
+	var rows []*meta.Inode
+	var refused error
+	v.epochMu.RLock()
+	defer v.epochMu.RUnlock()
+	err := v.db.Update(func(t *meta.Tx) error {
+		rows = rows[:0]
+		for _, n := range inodes {
+			rows = append(rows, n.row.Clone())
+		}
+		if refused = fn(t, rows); refused != nil {
+			return refused
+		}
+		for _, row := range rows {
+			if row.Nlink != 0 {
+				t.PutInode(row)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		for i, n := range inodes {
+			n.row = rows[i]
+		}
+		v.changed.Store(true)
+		return nil
+	}
+	if refused == nil || !errors.Is(err, refused) {
+		for _, n := range inodes {
+			if n.data == nil {
+				n.gone = true
+				v.cache.drop(n)
+			}
+		}
+	}
+	return v.fault(what, err)
+}

@@ -1,0 +1,145 @@
+package fs
+
+import (
+	"slices"
+	"sort"
+	"sync"
+	"sync/atomic"
+)
+
+// maxRun is the longest run of dirty bytes, and the most plaintext in one extent: at this size the sealed bytes fill whole
+// 4 KiB blocks exactly.
+const maxRun = 1 << 20
+
+// run is a contiguous range of bytes that were written and are not sealed yet.
+type run struct {
+	off uint64
+	buf []byte
+}
+
+func (r *run) end() uint64 { return r.off + uint64(len(r.buf)) }
+
+// runSet is a sorted set of runs that do not overlap. It is not safe for concurrent use.
+type runSet struct {
+	runs  []*run
+	bytes int64
+}
+
+var runBuffers = sync.Pool{New: func() any { b := make([]byte, 0, maxRun); return &b }}
+
+// newBuffer gives an empty buffer for a run that begins with n bytes. Large writes come in sequence as a rule, so they get room to grow.
+func newBuffer(n int) []byte {
+	if n >= maxRun/8 {
+		return (*runBuffers.Get().(*[]byte))[:0]
+	}
+	return make([]byte, 0, n)
+}
+
+// recycle gives the buffers back; nobody may refer to the set any more.
+func (s *runSet) recycle() {
+	for _, r := range s.runs {
+		if cap(r.buf) == maxRun {
+			b := r.buf[:0]
+			runBuffers.Put(&b)
+		}
+	}
+	*s = runSet{}
+}
+
+// first is the index of the first run that ends behind off.
+func (s *runSet) first(off uint64) int {
+	return sort.Search(len(s.runs), func(i int) bool { return s.runs[i].end() > off })
+}
+
+// write puts a copy of p at off, over whatever is there.
+func (s *runSet) write(off uint64, p []byte) {
+	for len(p) > 0 {
+		n := min(len(p), maxRun)
+		s.put(off, p[:n])
+		off += uint64(n)
+		p = p[n:]
+	}
+}
+
+func (s *runSet) put(off uint64, p []byte) {
+	end := off + uint64(len(p))
+	i := s.first(off)
+	if i < len(s.runs) {
+		if r := s.runs[i]; r.off <= off && end <= r.end() {
+			copy(r.buf[off-r.off:], p)
+			return
+		}
+	}
+	free := i == len(s.runs) || s.runs[i].off >= end
+	if !free {
+		s.cut(off, end)
+		i = s.first(off)
+	}
+	s.bytes += int64(len(p))
+	if i > 0 {
+		if r := s.runs[i-1]; r.end() == off && len(r.buf)+len(p) <= maxRun {
+			r.buf = append(r.buf, p...)
+			return
+		}
+	}
+	s.runs = slices.Insert(s.runs, i, &run{off, append(newBuffer(len(p)), p...)})
+}
+
+// cut removes [off, end).
+func (s *runSet) cut(off, end uint64) {
+	i := s.first(off)
+	j := i
+	var keep []*run
+	for ; j < len(s.runs) && s.runs[j].off < end; j++ {
+		r := s.runs[j]
+		s.bytes -= int64(len(r.buf))
+		if r.off < off {
+			left := &run{r.off, r.buf[: off-r.off : off-r.off]}
+			keep = append(keep, left)
+			s.bytes += int64(len(left.buf))
+		}
+		if r.end() > end {
+			right := &run{end, append([]byte(nil), r.buf[end-r.off:]...)}
+			keep = append(keep, right)
+			s.bytes += int64(len(right.buf))
+		}
+	}
+	s.runs = slices.Replace(s.runs, i, j, keep...)
+}
+
+// span is a range of a file that a read still has to fill.
+type span struct{ off, end uint64 }
+
+// fill copies what the set has of the wanted spans into p, which begins at base, and returns what is left of them.
+func (s *runSet) fill(p []byte, base uint64, want []span) []span {
+	if len(s.runs) == 0 {
+		return want
+	}
+	var left []span
+	for _, w := range want {
+		at := w.off
+		for i := s.first(w.off); i < len(s.runs) && s.runs[i].off < w.end; i++ {
+			r := s.runs[i]
+			from, to := max(r.off, w.off), min(r.end(), w.end)
+			if at < from {
+				left = append(left, span{at, from})
+			}
+			copy(p[from-base:to-base], r.buf[from-r.off:to-r.off])
+			at = to
+		}
+		if at < w.end {
+			left = append(left, span{at, w.end})
+		}
+	}
+	return left
+}
+
+// dirtyGauge counts the dirty bytes of all files.
+type dirtyGauge struct {
+	n   atomic.Int64
+	max int64
+}
+
+func (g *dirtyGauge) init(limit int64) { g.max = limit }
+func (g *dirtyGauge) add(n int64)      { g.n.Add(n) }
+func (g *dirtyGauge) over() bool       { return g.n.Load() > g.max }

@@ -1,0 +1,37 @@
+// Package fs is the volume behind all mounts: inodes, open files, dirty data, commit and read. It knows names, attributes and sealed
+// bytes; it knows no principal and no policy (package mount does), and it takes plaintext data keys from whoever was allowed to have
+// them.
+//
+// # Data
+//
+// WRITE copies into the inode's dirty runs in memory, where every reader of every mount sees it at once. A flush (close, fsync, too much
+// memory, a few seconds) seals the runs into extents of up to 1 MiB, appends them to the extent store, and commits one transaction
+// that maps the file's ranges to them, trims what they cover and remembers it. Committed bytes are never overwritten. A flush of up to
+// 16 KiB goes into the rows instead, so that a small file is one transaction and a small fsync one sync; what a file gathers there
+// moves to the segments at 256 KiB. A flush that fails leaves everything dirty, and the next one tries again.
+//
+// # Epochs
+//
+// Between syncs the kernel may write rows back before the bytes they name. So commits belong to epochs; closing one (epoch.go) makes all
+// of it durable. After an unclean stop, extents of epochs that were not closed are checked by their CRC, and what was lost is cut from
+// the map and replaced by what it had replaced (recover.go). Dead space is freed (package gc) only when its epoch is closed.
+//
+// # Locks
+//
+//	inode.flushMu            one per inode: flush, truncate, punch, re-key
+//	Volume.ns                one: changes of the namespace write-lock it, putting a path together read-locks it
+//	  inode.mu               the committed row, data pointer. Only the holder of ns locks more than one
+//	    Volume.epochMu       read-locked by each commit
+//	      fileData.mu        dirty runs, extent map, live attributes
+//	        fileData.keyMu   data keys
+//	inodeCache.mu, zombieTable.mu, flusher.mu, lookupTable: leaves (flusher.mu before inodeCache.mu)
+//
+// flushMu comes before inode.mu and is never taken under ns. No lock but flushMu is held while extents are written or synced; inode.mu
+// (and ns) are held across the append to the redo log that a commit is.
+//
+// # Limits
+//
+// Dirty bytes: Config.MaxDirty for all files, 32 MiB and 8,192 runs for one; a writer that would exceed them flushes first. Inodes in
+// memory: Config.MaxInodes beyond those that are open. A kernel that knows an inode costs a counter. An open file keeps its extent map,
+// about 200 bytes a piece.
+package fs

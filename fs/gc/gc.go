@@ -1,0 +1,217 @@
+// Package gc reclaims the space of what is dead: extents that a flush, a truncation or a removal took out of the maps. It needs no data
+// key: it works on rows that name the dead, never on content.
+//
+// Two kinds of rows are its work: replaced pieces ('f'), written by the commit that replaced them, and tombstones of removed inodes
+// ('t'), whose pieces, inline bytes and extended attributes are still in place. Either may be worked off once the epoch that wrote it
+// is closed, for until then a power cut may bring back the rows that refer to the bytes. A removed inode that is still open is left
+// alone. Freeing is idempotent and comes before the rows go, so a crash in between repeats it.
+package gc
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kmsfs/kmsfs/fs/extent"
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+// Volume is what the reaper asks of the volume.
+type Volume interface {
+	Rows() *meta.DB
+	ClosedEpoch() uint64
+	InUse(meta.Ino) bool // of an inode without a name
+}
+
+// bite is how many rows one transaction deletes.
+const bite = 1000
+
+// Stats counts what was reclaimed since the start.
+type Stats struct {
+	Extents uint64 // freed in the segments
+	Bytes   uint64 // their sealed length
+	Inodes  uint64 // removed inodes whose rows are gone
+}
+
+// Reaper works in the background. Its methods are safe for concurrent use.
+type Reaper struct {
+	vol     Volume
+	extents extent.Store
+	log     *slog.Logger
+	wake    chan struct{}
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+
+	extentsFreed, bytes, inodes atomic.Uint64
+}
+
+// Start starts a reaper. Wake it after the closing of an epoch.
+func Start(vol Volume, extents extent.Store, log *slog.Logger) *Reaper {
+	ctx, stop := context.WithCancel(context.Background())
+	r := &Reaper{vol: vol, extents: extents, log: log, wake: make(chan struct{}, 1), stop: stop}
+	r.done.Add(1)
+	go func() {
+		defer r.done.Done()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-r.wake:
+				if err := r.Run(ctx); err != nil && ctx.Err() == nil {
+					log.Error("reclaiming space failed, it is tried again later", "err", err)
+				}
+			}
+		}
+	}()
+	return r
+}
+
+// Wake makes the reaper look for work; it does not block.
+func (r *Reaper) Wake() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close stops the reaper; what it has not done is done after the next start.
+func (r *Reaper) Close() {
+	r.stop()
+	r.done.Wait()
+}
+
+// Stats says what was reclaimed.
+func (r *Reaper) Stats() Stats {
+	return Stats{Extents: r.extentsFreed.Load(), Bytes: r.bytes.Load(), Inodes: r.inodes.Load()}
+}
+
+// Run does all the work there is.
+func (r *Reaper) Run(ctx context.Context) error {
+	if err := r.replaced(ctx); err != nil {
+		return fmt.Errorf("free replaced extents: %w", err)
+	}
+	if err := r.tombs(ctx); err != nil {
+		return fmt.Errorf("sweep removed inodes: %w", err)
+	}
+	return nil
+}
+
+// row is a replaced piece with its key.
+type row struct {
+	epoch, seq uint64
+	meta.Replaced
+}
+
+func (r *Reaper) replaced(ctx context.Context) error {
+	db, end := r.vol.Rows(), r.vol.ClosedEpoch()+1
+	for ctx.Err() == nil {
+		var work []row
+		err := db.View(func(rd *meta.Reader) error {
+			return rd.Replacements(0, end, func(epoch, seq uint64, x meta.Replaced) (bool, error) {
+				work = append(work, row{epoch, seq, x})
+				return len(work) < bite, nil
+			})
+		})
+		if err != nil || len(work) == 0 {
+			return err
+		}
+		dead := freed{}
+		for _, w := range work {
+			if w.Free && !w.Piece.Extent.Inline {
+				dead.add(w.Piece.Extent)
+			}
+		}
+		if err := r.free(dead); err != nil {
+			return err
+		}
+		err = db.Update(func(t *meta.Tx) error {
+			for _, w := range work {
+				if w.Free && w.Piece.Extent.Inline {
+					t.DeleteInline(w.Ino, w.Piece.Extent.ID)
+				}
+				t.DeleteReplaced(w.epoch, w.seq, w.Ino)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (r *Reaper) tombs(ctx context.Context) error {
+	db, closed := r.vol.Rows(), r.vol.ClosedEpoch()
+	for first := meta.Ino(0); ctx.Err() == nil; {
+		var work []meta.Tomb
+		err := db.View(func(rd *meta.Reader) error {
+			return rd.Tombs(first, func(t meta.Tomb) bool {
+				work = append(work, t)
+				return len(work) < bite
+			})
+		})
+		if err != nil || len(work) == 0 {
+			return err
+		}
+		first = work[len(work)-1].Ino + 1
+		for _, t := range work {
+			if t.Epoch > closed || r.vol.InUse(t.Ino) {
+				continue
+			}
+			if err := r.sweep(ctx, t.Ino); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+func (r *Reaper) sweep(ctx context.Context, ino meta.Ino) error {
+	for done := false; !done; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := r.vol.Rows().Update(func(t *meta.Tx) (err error) {
+			dead := freed{}
+			done, err = t.SweepTomb(ino, bite, dead.add)
+			if err != nil {
+				return err
+			}
+			return r.free(dead)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	r.inodes.Add(1)
+	return nil
+}
+
+// freed collects extents once each.
+type freed map[meta.ExtentID]extent.Ref
+
+func (f freed) add(x *meta.Extent) {
+	if !x.Inline {
+		f[x.ID] = extent.Ref{Segment: x.Segment, Offset: x.Offset, Length: x.Sealed}
+	}
+}
+
+func (r *Reaper) free(f freed) error {
+	if len(f) == 0 {
+		return nil
+	}
+	refs := make([]extent.Ref, 0, len(f))
+	bytes := uint64(0)
+	for _, ref := range f {
+		refs = append(refs, ref)
+		bytes += uint64(ref.Length)
+	}
+	if err := r.extents.Free(refs...); err != nil {
+		return err
+	}
+	r.extentsFreed.Add(uint64(len(refs)))
+	r.bytes.Add(bytes)
+	return nil
+}

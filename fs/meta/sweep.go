@@ -1,0 +1,84 @@
+package meta
+
+import "math"
+
+// The rows that the reaper (fs/gc) works through: tombstones of removed inodes and replaced pieces of closed epochs.
+
+// Tomb is a removed inode whose rows are still there.
+type Tomb struct {
+	Ino   Ino
+	Epoch uint64 // its extents may be freed when this epoch is closed
+}
+
+// Tombs calls fn for the removed inodes from first on.
+func (r *Reader) Tombs(first Ino, fn func(Tomb) bool) error {
+	return r.r.Scan(key1(kindTomb, uint64(first)), []byte{kindTomb + 1}, func(k, v []byte) (bool, error) {
+		d := newDec(v)
+		t := Tomb{Ino(u64(k[1:])), d.u()}
+		if err := d.end("tombstone"); err != nil {
+			return false, err
+		}
+		return fn(t), nil
+	})
+}
+
+// SweepTomb deletes up to limit rows of a removed inode, the tombstone last. extent is called for each piece that goes; done says
+// that nothing is left.
+func (t *Tx) SweepTomb(ino Ino, limit int, extent func(*Extent)) (done bool, err error) {
+	left := limit
+	for _, kind := range []byte{kindPiece, kindInline, kindXattr} {
+		var keys [][]byte
+		err = t.r.Scan(key1(kind, uint64(ino)), key1(kind, uint64(ino)+1), func(k, v []byte) (bool, error) {
+			if left == 0 {
+				return false, nil
+			}
+			left--
+			if kind == kindPiece {
+				p, err := decodePieceRow(u64(k[9:17]), v)
+				if err != nil {
+					return false, err
+				}
+				extent(p.Extent)
+			}
+			keys = append(keys, append([]byte(nil), k...))
+			return true, nil
+		})
+		if err != nil {
+			return false, err
+		}
+		for _, k := range keys {
+			t.t.Delete(k)
+		}
+		if left == 0 {
+			return false, nil
+		}
+	}
+	t.t.Delete(tombKey(ino))
+	return true, nil
+}
+
+// DeleteReplaced removes a remembered piece, once its extent is freed.
+func (t *Tx) DeleteReplaced(epoch, seq uint64, ino Ino) { t.t.Delete(replacedKey(epoch, ino, seq)) }
+
+// CloseEpoch records that everything of an epoch is durable and drops the marks of inodes touched in it.
+func (t *Tx) CloseEpoch(epoch uint64) error {
+	s, err := t.Super()
+	if err != nil {
+		return err
+	}
+	s.Epoch = epoch
+	t.PutSuper(s)
+	return t.deleteAll(key1(kindTouched, 0), touchedKey(epoch, math.MaxUint64))
+}
+
+func (t *Tx) deleteAll(start, end []byte) error {
+	var keys [][]byte
+	err := t.r.Scan(start, end, func(k, _ []byte) (bool, error) {
+		keys = append(keys, append([]byte(nil), k...))
+		return true, nil
+	})
+	for _, k := range keys {
+		t.t.Delete(k)
+	}
+	return err
+}
