@@ -145,6 +145,9 @@ func (s *Store) check(number uint64, clean bool) error {
 	defer s.files.release(f)
 	if !clean {
 		_ = unix.Fadvise(int(f.f.Fd()), 0, 0, unix.FADV_DONTNEED) // advice
+		if number+2 > s.last {
+			releaseAllocated(f.f)
+		}
 	}
 	block, err := readHeader(f.f)
 	if err != nil {
@@ -161,6 +164,13 @@ func (s *Store) check(number uint64, clean bool) error {
 		return fmt.Errorf("segment %d: %w: header names segment %d of store %x", number, ErrForeign, h.number, h.store)
 	}
 	return s.removeIfEmpty(f)
+}
+
+// releaseAllocated gives back what was set aside behind the end of a file.
+func releaseAllocated(f *os.File) {
+	if fi, err := f.Stat(); err == nil {
+		_ = f.Truncate(fi.Size()) // room at worst
+	}
 }
 
 // markOf returns where a cleanly closed segment ends, zero if it has no mark or a
@@ -206,6 +216,7 @@ func (s *Store) Close() error {
 	}
 	s.stop()
 	if s.active != nil && err == nil {
+		s.trim(s.active)
 		err = s.mark()
 	}
 	if s.next != nil && s.next.end == headerSize {

@@ -85,7 +85,9 @@ type segment struct {
 	failed    atomic.Bool  // a sync failed
 	gone      atomic.Bool  // unlinked
 	unwritten atomic.Int64 // bytes appended since write-back was last asked for
-	started   int64        // offset up to which it was; the write-back goroutine's own
+	// The write-back goroutine's own.
+	started   int64 // offset up to which write-back was asked for
+	allocated int64 // offset up to which room was set aside
 }
 
 // making is the wait for a new segment.
@@ -131,12 +133,12 @@ func (s *Store) Append(sealed []byte) (extent.Ref, error) {
 // reserve gives out room in the active segment and counts the caller in it: until
 // finish, the segment's file stays open and the segment stays.
 func (s *Store) reserve(foot int64) (*segment, int64, error) {
-	var unused []*file
+	var unused []*segment
 	s.mu.Lock()
 	defer func() {
 		s.mu.Unlock()
-		for _, f := range unused {
-			s.files.release(f)
+		for _, g := range unused {
+			s.retire(g)
 		}
 	}()
 	for {
@@ -156,7 +158,7 @@ func (s *Store) reserve(foot int64) (*segment, int64, error) {
 			if old := s.active; old != nil {
 				old.retired = true
 				if old.inflight == 0 {
-					unused = append(unused, old.file)
+					unused = append(unused, old)
 				}
 			}
 			s.active, s.next = s.next, nil
@@ -194,8 +196,14 @@ func (s *Store) finish(g *segment, wrote int64) {
 	unused := g.retired && g.inflight == 0
 	s.mu.Unlock()
 	if unused {
-		s.files.release(g.file)
+		s.retire(g)
 	}
+}
+
+// retire lets go of a segment that is full and that no append is in any more.
+func (s *Store) retire(g *segment) {
+	s.trim(g)
+	s.files.release(g.file)
 }
 
 // ReadAt implements extent.Store.
