@@ -35,8 +35,10 @@ type memAnchor struct{ state AnchorState }
 func (a *memAnchor) Load() (AnchorState, error) { return a.state, nil }
 func (a *memAnchor) Store(s AnchorState) error  { a.state = s; return nil }
 
-func newRig(t testing.TB) *rig {
-	r := &rig{t: t, kv: memkv.New(), extents: memextent.New(), key: crypto.NewDataKey(), anchor: &memAnchor{}, keys: map[Ino]Keys{}}
+func newRig(t testing.TB) *rig { return newRigOn(t, memextent.New()) }
+
+func newRigOn(t testing.TB, extents extent.Store) *rig {
+	r := &rig{t: t, kv: memkv.New(), extents: extents, key: crypto.NewDataKey(), anchor: &memAnchor{}, keys: map[Ino]Keys{}}
 	r.open()
 	t.Cleanup(func() { r.ok(r.v.Close()) })
 	return r
