@@ -38,15 +38,17 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // Call sends req and waits for the answer, giving each item of a stream to
 // onItem. It hangs up when ctx ends or onItem fails. An error that the daemon
-// answered is an *Error; ErrHungUp means that it went away without answering
-// and did perhaps nothing, perhaps everything.
+// answered is an *Error; ErrNotTaken means that it never read the request;
+// ErrHungUp that it went away without answering and did perhaps nothing,
+// perhaps everything.
 func (c *Client) Call(ctx context.Context, req Request, onItem func(json.RawMessage) error) (json.RawMessage, error) {
 	defer func() { _ = c.conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.Close() })
 	defer stop()
 	req.Version = ProtocolVersion
 	_ = c.conn.SetWriteDeadline(deadline(writeTimeout))
-	// A server at its limit hangs up unread; its reason, if any, is in the answer.
+	// A server at its limit hangs up unread. A peer that closes with unread data
+	// resets the connection, so a reset tells that the request had no reader.
 	werr := writeFrame(c.conn, req, MaxRequest)
 	if errors.Is(werr, ErrTooLarge) {
 		return nil, fmt.Errorf("send the command: %w", werr)
@@ -57,7 +59,9 @@ func (c *Client) Call(ctx context.Context, req Request, onItem func(json.RawMess
 			switch {
 			case ctx.Err() != nil:
 				return nil, ctx.Err()
-			case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
+			case werr != nil || errors.Is(err, syscall.ECONNRESET):
+				return nil, ErrNotTaken
+			case errors.Is(err, io.EOF):
 				return nil, ErrHungUp
 			}
 			return nil, fmt.Errorf("read the daemon's answer: %w", err)

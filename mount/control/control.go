@@ -79,9 +79,10 @@ type Emit func(item any) error
 var (
 	ErrTooLarge = errors.New("message too large")
 	ErrProtocol = errors.New("malformed message")
-	ErrNoDaemon = errors.New("no daemon answers")    // nobody listens
-	ErrHungUp   = errors.New("the daemon hung up")   // it went away before it answered
-	ErrClosed   = errors.New("the server is closed") // Serve after Close
+	ErrNoDaemon = errors.New("no daemon answers")       // nobody listens
+	ErrNotTaken = errors.New("the daemon took no call") // it is closing or full: the call had no effect
+	ErrHungUp   = errors.New("the daemon hung up")      // it went away before it answered
+	ErrClosed   = errors.New("the server is closed")    // Serve after Close
 )
 
 // Result makes a Response of any value.

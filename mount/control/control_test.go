@@ -161,7 +161,7 @@ func TestLimitsAUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Call(context.Background(), Request{Command: "one more"}, nil); !errors.Is(err, ErrHungUp) {
+	if _, err := c.Call(context.Background(), Request{Command: "one more"}, nil); !errors.Is(err, ErrNotTaken) {
 		t.Errorf("one more: %v", err)
 	}
 }
