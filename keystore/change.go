@@ -1,0 +1,117 @@
+package keystore
+
+import (
+	"maps"
+	"time"
+
+	"github.com/kmsfs/kmsfs/fs/kv/ledger"
+	"github.com/kmsfs/kmsfs/keystore/audit"
+	"github.com/kmsfs/kmsfs/principals/policy"
+)
+
+// changing is a change of one key under way.
+type changing struct {
+	s    *Service
+	t    *trail
+	k    *key
+	rec  *record   // to be changed freely
+	snap *snapshot // the one to be published; its maps are still the old one's
+	also func(tx *ledger.Tx)
+}
+
+// read runs fn on a key's snapshot, after authorisation. Aliases are accepted only where AWS does.
+func (s *Service) read(c *Call, op *operation, ref string, p audit.Parameters, fn func(k *key, snap *snapshot) error) error {
+	t := s.begin(c, op, p)
+	err := func() error {
+		if s.closed.Load() {
+			return ErrClosed
+		}
+		k, aliasName, err := s.find(ref, op == opDescribeKey)
+		if err != nil {
+			return t.missing(op.action, err)
+		}
+		snap := s.settled(k)
+		t.resource(k.arn)
+		if err := t.allow(op.action, k, snap, nil, &requestKeys{alias: aliasName}); err != nil {
+			return err
+		}
+		if err := checkState(op, k.arn, snap.rec); err != nil {
+			return err
+		}
+		return fn(k, snap)
+	}()
+	return t.end(err)
+}
+
+// change authorises and checks an operation on a key, has fn change a copy of its record, commits and publishes it.
+func (s *Service) change(c *Call, op *operation, ref string, p audit.Parameters, extra policy.MapKeys, fn func(ch *changing) error) error {
+	t := s.begin(c, op, p)
+	k, err := s.changeLocked(t, ref, extra, fn)
+	if k != nil {
+		s.notify(k.arn)
+	}
+	return t.end(err)
+}
+
+func (s *Service) changeLocked(t *trail, ref string, extra policy.MapKeys, fn func(ch *changing) error) (*key, error) {
+	s.manage.Lock()
+	defer s.manage.Unlock()
+	if s.closed.Load() {
+		return nil, ErrClosed
+	}
+	k, _, err := s.find(ref, false)
+	if err != nil {
+		return nil, t.missing(t.op.action, err)
+	}
+	if err := s.settle(k, t.now); err != nil {
+		return nil, err
+	}
+	old := k.snapshot()
+	t.resource(k.arn)
+	if err := t.allow(t.op.action, k, old, nil, &requestKeys{extra: extra}); err != nil {
+		return nil, err
+	}
+	if err := checkState(t.op, k.arn, old.rec); err != nil {
+		return nil, err
+	}
+	ch := s.changing(t, k, old)
+	if err := fn(ch); err != nil {
+		return nil, err
+	}
+	if err := ch.commit(); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+func (s *Service) changing(t *trail, k *key, old *snapshot) *changing {
+	snap := *old
+	snap.rec = old.rec.clone()
+	return &changing{s: s, t: t, k: k, rec: snap.rec, snap: &snap}
+}
+
+// commit writes and publishes the change. s.manage is held.
+func (ch *changing) commit() error {
+	err := ch.s.commit(func(tx *ledger.Tx) error {
+		tx.Put(kindKey, ch.rec.ID, encode(ch.rec))
+		if ch.also != nil {
+			ch.also(tx)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	ch.k.publish(ch.snap)
+	ch.s.epoch.Add(1)
+	return nil
+}
+
+// publish makes a snapshot the present one.
+func (k *key) publish(snap *snapshot) { k.snap.Store(snap) }
+
+// rotate adds a new current material to the change.
+func (ch *changing) rotate(kind string, at time.Time) error {
+	ch.snap.materials = maps.Clone(ch.snap.materials)
+	return ch.s.addMaterial(ch.k, ch.snap, kind, at)
+}

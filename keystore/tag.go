@@ -1,0 +1,91 @@
+package keystore
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/kmsfs/kmsfs/keystore/audit"
+	"github.com/kmsfs/kmsfs/principals/policy"
+)
+
+func auditTags(tags []Tag) []audit.Tag {
+	var out []audit.Tag
+	for _, t := range tags {
+		out = append(out, audit.Tag{TagKey: t.Key, TagValue: t.Value})
+	}
+	return out
+}
+
+func addRequestTags(keys policy.MapKeys, tags []Tag) {
+	var names []string
+	for _, t := range tags {
+		keys.Add("aws:RequestTag/"+t.Key, t.Value)
+		names = append(names, t.Key)
+	}
+	if len(names) > 0 {
+		keys.Add("aws:TagKeys", names...)
+	}
+}
+
+func checkTags(tags []Tag) error {
+	if len(tags) > maxTags {
+		return refuse(CodeTag, "Too many tags")
+	}
+	seen := map[string]bool{}
+	for _, t := range tags {
+		switch {
+		case strings.HasPrefix(strings.ToLower(t.Key), "aws:"):
+			return refuse(CodeTag, "Tags beginning with aws: are reserved")
+		case len(t.Key) < 1 || len(t.Key) > 128 || len(t.Value) > 256:
+			return refuse(CodeValidation, "1 validation error detected: a tag's key has 1 to 128 characters, its value at most 256")
+		case seen[t.Key]:
+			return refuse(CodeTag, "Duplicate tag keys")
+		}
+		seen[t.Key] = true
+	}
+	return nil
+}
+
+// TagResource sets tags of a key, replacing those of the same name.
+func (s *Service) TagResource(c *Call, ref string, tags []Tag) error {
+	if err := checkTags(tags); err != nil {
+		return err
+	}
+	keys := policy.MapKeys{}
+	addRequestTags(keys, tags)
+	return s.change(c, opTagResource, ref, audit.Parameters{KeyID: ref, Tags: auditTags(tags)}, keys, func(ch *changing) error {
+		for _, t := range tags {
+			ch.rec.Tags = append(withoutTag(ch.rec.Tags, t.Key), t)
+		}
+		if len(ch.rec.Tags) > maxTags {
+			return refuse(CodeTag, "Too many tags")
+		}
+		return nil
+	})
+}
+
+func withoutTag(tags []Tag, name string) []Tag {
+	return slices.DeleteFunc(slices.Clone(tags), func(t Tag) bool { return t.Key == name })
+}
+
+// UntagResource removes tags; names that are not there are ignored.
+func (s *Service) UntagResource(c *Call, ref string, names []string) error {
+	keys := policy.MapKeys{}
+	keys.Add("aws:TagKeys", names...)
+	return s.change(c, opUntagResource, ref, audit.Parameters{KeyID: ref, TagKeys: names}, keys, func(ch *changing) error {
+		for _, name := range names {
+			ch.rec.Tags = withoutTag(ch.rec.Tags, name)
+		}
+		return nil
+	})
+}
+
+// ListResourceTags is a key's tags.
+func (s *Service) ListResourceTags(c *Call, ref string) ([]Tag, error) {
+	var tags []Tag
+	err := s.read(c, opListResourceTags, ref, audit.Parameters{KeyID: ref}, func(_ *key, snap *snapshot) error {
+		tags = slices.Clone(snap.rec.Tags)
+		return nil
+	})
+	return tags, err
+}
