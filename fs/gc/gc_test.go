@@ -80,7 +80,7 @@ func TestEverythingDeadIsReclaimed(t *testing.T) {
 		return f
 	}
 	small, big, open := create("small", 5000), create("big", 5<<20), create("open", 1<<20)
-	check(v.SetXattr(small.Ino(), "user.a", []byte("1")))
+	check(v.SetXattr(small.Ino(), "user.a", []byte("1"), fs.XattrEither))
 	_, err = big.WriteAt(bytes.Repeat([]byte{2}, 2<<20), 100) // replaces
 	check(err)
 	check(big.Close())
