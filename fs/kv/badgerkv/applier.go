@@ -1,0 +1,191 @@
+package badgerkv
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kmsfs/kmsfs/fs/kv"
+)
+
+// room counts the bytes of the overlays, and makes commits wait while there are too many. It also keeps why the store failed.
+type room struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	bytes   int64
+	limit   int64
+	stuck   bool // the filesystem is too full to move anything
+	closed  bool
+	failed  error // set once
+}
+
+// wait returns when there is room for a commit, with the bytes in use.
+func (r *room) wait() (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		switch {
+		case r.failed != nil:
+			return 0, r.failed
+		case r.closed:
+			return 0, fmt.Errorf("badgerkv: %w", kv.ErrClosed)
+		case r.bytes <= r.limit:
+			return r.bytes, nil
+		case r.stuck:
+			return 0, fmt.Errorf("badgerkv: too little space to move rows into badger: %w", kv.ErrNoSpace)
+		}
+		r.changed.Wait()
+	}
+}
+
+func (r *room) add(n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bytes += n
+	if n < 0 {
+		r.changed.Broadcast()
+	}
+}
+
+func (r *room) set(fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fn()
+	r.changed.Broadcast()
+}
+
+func (r *room) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
+// fail makes the store refuse Update and Sync from now on, and returns the error to give.
+func (s *Store) fail(err error) error {
+	s.room.set(func() {
+		if s.room.failed == nil {
+			s.room.failed = fmt.Errorf("badgerkv: %w: %w", kv.ErrFailed, err)
+			s.opt.Logger.Error("key-value store failed, it is read-only until it is opened again", "err", err)
+		}
+	})
+	return s.room.failure()
+}
+
+// retryMove is how often a full filesystem is looked at again.
+const retryMove = time.Second
+
+// applier is the one goroutine that moves commits into Badger.
+func (s *Store) applier() {
+	defer close(s.applierDone)
+	ticker := time.NewTicker(retryMove)
+	ticker.Stop()
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case <-s.wake:
+		case <-ticker.C:
+		}
+		if s.room.failure() != nil {
+			return
+		}
+		if s.activeBytes.Load() < s.opt.Batch {
+			continue
+		}
+		if !s.space.canMove() {
+			s.room.set(func() { s.room.stuck = true })
+			ticker.Reset(retryMove)
+			continue
+		}
+		ticker.Stop()
+		s.room.set(func() { s.room.stuck = false })
+		if err := s.cycle(); err != nil {
+			_ = s.fail(err)
+			return
+		}
+	}
+}
+
+// cycle moves all commits of now into Badger and cuts the redo log back. It runs on one goroutine at a time.
+func (s *Store) cycle() error {
+	o := s.freeze()
+	if o == nil {
+		return nil
+	}
+	if s.opt.hooks.beforeMove != nil {
+		s.opt.hooks.beforeMove()
+	}
+	// Badger's pages may reach the disk at any time. What is not durable in the redo log must not get there first: half of a
+	// commit could be found without the other half.
+	if err := s.redo.Sync(); err != nil {
+		return err
+	}
+	if err := s.move(o); err != nil {
+		return err
+	}
+	if err := s.syncBadger(); err != nil {
+		return err
+	}
+	s.redo.Cut(o.last)
+	s.retire(o)
+	s.batches.Add(1)
+	if err := s.redo.Prepare(1); err != nil {
+		// Append makes a segment itself if it needs one, and says ErrNoSpace if it cannot.
+		s.opt.Logger.Warn("cannot prepare a segment of the redo log", "err", err)
+	}
+	// More may have come meanwhile.
+	s.wakeApplier()
+	return nil
+}
+
+func (s *Store) wakeApplier() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// freeze begins a new active overlay and returns the old one, or nil if it was empty.
+func (s *Store) freeze() *overlay {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.gen
+	if old.active.last == 0 {
+		return nil
+	}
+	s.gen = &generation{
+		base:   old.base,
+		active: new(overlay),
+		frozen: append([]*overlay{old.active}, old.frozen...),
+		badger: old.badger,
+	}
+	s.former = append(s.former, old)
+	s.activeBytes.Store(0)
+	return old.active
+}
+
+// retire drops an overlay that is in Badger now. Snapshots that were taken before keep it.
+func (s *Store) retire(o *overlay) {
+	s.mu.Lock()
+	old := s.gen
+	s.gen = &generation{
+		base:   o.last,
+		active: old.active,
+		frozen: slices.DeleteFunc(slices.Clone(old.frozen), func(f *overlay) bool { return f == o }),
+		badger: s.db.NewTransactionAt(o.last, false),
+	}
+	s.former = append(s.former, old)
+	s.former = slices.DeleteFunc(s.former, func(g *generation) bool { return g.users.Load() == 0 })
+	needed := uint64(math.MaxUint64)
+	for _, g := range append(s.former, s.gen) {
+		needed = min(needed, g.base)
+	}
+	s.mu.Unlock()
+	s.db.SetDiscardTs(needed)
+	s.room.add(-o.bytes)
+}

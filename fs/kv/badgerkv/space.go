@@ -1,0 +1,67 @@
+package badgerkv
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kmsfs/kmsfs/fs/kv"
+)
+
+// Badger writes through shared mappings: on a full filesystem the kernel answers with SIGBUS, and the process is gone. So
+// commits are refused long before. Three marks of free space, from Options.Reserve down:
+//
+//	reserve      below, only transactions that make space are accepted
+//	reserve / 2  below, none
+//	reserve / 4  below, nothing is moved into Badger any more; commits stay in memory and in the redo log, whose files exist
+//
+// What waits to be moved counts as used, twice, since Badger writes it once into its log and once into a table. The filesystem is
+// asked once per budget: a part of what is left above the mark. Others may fill the filesystem meanwhile, so the budget is
+// small, and the reserve larger than what Badger needs.
+type space struct {
+	free    func() (free, total int64, err error)
+	reserve int64
+	budget  atomic.Int64 // bytes of commits that are accepted without asking
+}
+
+const (
+	maxBudget  = 1 << 20
+	commitCost = 1 << 10 // a commit uses more than its bytes
+)
+
+// check returns kv.ErrNoSpace if a commit of n bytes is to be refused, when pending bytes wait to be moved.
+func (s *space) check(n, pending int64, frees bool) error {
+	if s.budget.Add(-n-commitCost) >= 0 {
+		return nil
+	}
+	free, _, err := s.free()
+	if err != nil {
+		return err
+	}
+	left := free - 2*pending
+	if above := left - s.reserve; above >= n {
+		s.budget.Store(min(maxBudget, above/8))
+		return nil
+	}
+	s.budget.Store(0)
+	if frees && left >= s.reserve/2 {
+		return nil
+	}
+	return fmt.Errorf("badgerkv: %d MiB are free, %d MiB are reserved: %w", max(left, 0)>>20, s.reserve>>20, kv.ErrNoSpace)
+}
+
+// canMove reports whether Badger may write.
+func (s *space) canMove() bool {
+	free, _, err := s.free()
+	return err == nil && free >= s.reserve/4
+}
+
+// statfs returns the bytes of the filesystem of path that are free for ordinary users, and its size.
+func statfs(path string) (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, 0, fmt.Errorf("badgerkv: statfs: %w", err)
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}
