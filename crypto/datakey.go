@@ -30,11 +30,11 @@ type WrappedKey []byte
 // whoever calls Wipe must know that nobody still uses what Expose returned.
 // Holders with a life of their own therefore take a Clone.
 type DataKey struct {
-	_ [0]func() // not comparable
-	// The bytes sit behind a pointer so that printing a struct that embeds a
-	// DataKey in an unexported field, where fmt calls no methods, shows an
-	// address and not the key.
-	s *secret
+	// The secret sits in a closure. In an unexported field of somebody's struct
+	// fmt calls no methods and, given a verb that does not fit, follows
+	// pointers; it sees nothing of a function but its address. Nor does == or
+	// reflect.DeepEqual compare functions.
+	open func() *secret
 }
 
 type secret struct {
@@ -42,10 +42,15 @@ type secret struct {
 	b     [KeySize]byte
 }
 
+func newKey() (*DataKey, *secret) {
+	s := new(secret)
+	return &DataKey{open: func() *secret { return s }}, s
+}
+
 // NewDataKey draws a random key from the operating system.
 func NewDataKey() *DataKey {
-	k := &DataKey{s: new(secret)}
-	_, _ = rand.Read(k.s.b[:]) // never fails: crypto/rand ends the process instead
+	k, s := newKey()
+	_, _ = rand.Read(s.b[:]) // never fails: crypto/rand ends the process instead
 	return k
 }
 
@@ -56,38 +61,43 @@ func DataKeyFromBytes(b []byte) (*DataKey, error) {
 	if len(b) != KeySize {
 		return nil, fmt.Errorf("crypto: data key of %d bytes, want %d", len(b), KeySize)
 	}
-	k := &DataKey{s: new(secret)}
-	copy(k.s.b[:], b)
+	k, s := newKey()
+	copy(s.b[:], b)
 	return k, nil
 }
 
 // Expose returns the key's own bytes, valid until Wipe. The caller neither
 // keeps, prints, copies nor changes them. It panics if the key is wiped.
 func (k *DataKey) Expose() []byte {
-	if k == nil || k.s == nil || k.s.wiped.Load() {
+	if k == nil || k.open == nil {
+		panic("crypto: use of an empty data key")
+	}
+	s := k.open()
+	if s.wiped.Load() {
 		panic("crypto: use of a wiped data key")
 	}
-	return k.s.b[:]
+	return s.b[:]
 }
 
 // Clone returns an independent copy, which lives until its own Wipe.
 func (k *DataKey) Clone() *DataKey {
-	c := &DataKey{s: new(secret)}
-	copy(c.s.b[:], k.Expose())
+	c, s := newKey()
+	copy(s.b[:], k.Expose())
 	return c
 }
 
 // Wipe overwrites the key. Wiping a nil or wiped key does nothing.
 func (k *DataKey) Wipe() {
-	if k == nil || k.s == nil || k.s.wiped.Swap(true) {
+	if k == nil || k.open == nil {
 		return
 	}
-	wipe(k.s.b[:])
-	runtime.KeepAlive(k.s)
+	if s := k.open(); !s.wiped.Swap(true) {
+		wipe(s.b[:])
+	}
 }
 
 // Wiped reports whether Expose would panic.
-func (k *DataKey) Wiped() bool { return k == nil || k.s == nil || k.s.wiped.Load() }
+func (k *DataKey) Wiped() bool { return k == nil || k.open == nil || k.open().wiped.Load() }
 
 // Equal compares two live keys in constant time.
 func (k *DataKey) Equal(o *DataKey) bool {

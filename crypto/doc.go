@@ -1,7 +1,7 @@
 // Package crypto holds the two values that travel through every room of kmsfs
 // without being looked at: the data key and the encryption context.
 //
-// A DataKey is 32 secret bytes behind a pointer. It prints as "[redacted]"
+// A DataKey is 32 secret bytes behind a closure. It prints as "[redacted]"
 // under every fmt verb and in slog, refuses to be marshalled by encoding/json,
 // encoding/gob, encoding/xml and anything that asks for text or binary, and
 // cannot be compared with ==. The bytes leave only through Expose, so that
