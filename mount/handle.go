@@ -1,0 +1,421 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kmsfs/kmsfs/crypto"
+	"github.com/kmsfs/kmsfs/fs"
+)
+
+// Handle is an open file. It remembers what its rights rest on, and decides anew when that changed: a handle that lost its right seals
+// and commits what was written before, wipes its keys and refuses from then on. If the right comes back, so does the handle, unless it
+// rested on a data key that its principal may not ask for.
+type Handle struct {
+	s      *Session
+	ino    Ino
+	bucket Ino
+	caller Caller
+	flags  OpenFlags
+	direct bool // the kernel must not cache through this handle
+
+	epoch atomic.Uint64 // the hub's, when this handle last decided
+
+	// mu is held for reading while file is used.
+	mu      sync.RWMutex
+	file    *fs.File // nil: closed, or the right is lost
+	refused error    // why the right is lost
+	late    error    // what went wrong with data written before that
+	closed  bool
+
+	// What the last decision rested on; guarded by mu.
+	fresh                                       bool // the data key came from GenerateDataKey, not from Decrypt
+	method                                      fs.Method
+	keyARN                                      string
+	context                                     crypto.Context
+	keys                                        []string // object keys as last seen, for a file that has lost its names
+	policyEpoch, nameEpoch, sealEpoch, keyEpoch uint64
+}
+
+// stamp is the state of the hub's counters before a decision: what changes after it makes the handle decide again.
+type stamp struct{ name, seal, keys uint64 }
+
+func (h *Hub) stamp() stamp {
+	return stamp{h.nameEpoch.Load(), h.sealEpoch.Load(), h.keysChanged.Load()}
+}
+
+func (s *Session) newHandle(v *view, at stamp, c Caller, b *bucketView, ino Ino, f OpenFlags, file *fs.File, sealing fs.Sealing, fresh bool) *Handle {
+	h := &Handle{
+		s: s, ino: ino, bucket: b.ino, caller: c, flags: f, file: file,
+		fresh: fresh, method: sealing.Method, keyARN: sealing.KeyARN, context: sealing.Context,
+	}
+	h.direct = f.Append || s.hub.writtenElsewhere(ino, s)
+	if f.Write {
+		s.hub.writing(ino, s, 1)
+	}
+	if v.constant(b, actGet) == depends || v.constant(b, actPut) == depends {
+		h.keys, _ = s.keysOf(ino)()
+	}
+	// h.epoch is 0: the first use decides again if anything happened since the stamp was taken.
+	h.policyEpoch, h.nameEpoch, h.sealEpoch = v.epoch, at.name, at.seal
+	if h.keyEpoch = s.hub.keyEpoch(h.keyARN); at.keys != s.hub.keysChanged.Load() {
+		h.keyEpoch = ^uint64(0)
+	}
+	s.mu.Lock()
+	s.handles[h] = struct{}{}
+	s.mu.Unlock()
+	return h
+}
+
+// Ino is the file.
+func (h *Handle) Ino() Ino { return h.ino }
+
+// Flags are those the file was opened with.
+func (h *Handle) Flags() OpenFlags { return h.flags }
+
+// Direct reports that the kernel must not cache through this handle: it appends, or another mount is writing.
+func (h *Handle) Direct() bool { return h.direct }
+
+// begin gives the open file for one use, after deciding anew if need be. The caller unlocks h.mu for reading afterwards, unless there
+// is an error.
+func (h *Handle) begin() (*fs.File, error) {
+	if h.epoch.Load() != h.s.hub.epoch.Load() {
+		h.look()
+	}
+	h.mu.RLock()
+	if h.file == nil {
+		defer h.mu.RUnlock()
+		if h.refused != nil {
+			return nil, h.refused
+		}
+		return nil, ErrBadHandle
+	}
+	return h.file, nil
+}
+
+// ReadAt reads; short only at the end of the file.
+func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
+	if !h.flags.Read {
+		return 0, ErrBadHandle
+	}
+	f, err := h.begin()
+	if err != nil {
+		return 0, err
+	}
+	defer h.mu.RUnlock()
+	return f.ReadAt(p, off)
+}
+
+// WriteAt writes, and tells the other kernels.
+func (h *Handle) WriteAt(p []byte, off int64, killPriv bool) (int, error) {
+	if !h.flags.Write {
+		return 0, ErrBadHandle
+	}
+	f, err := h.begin()
+	if err != nil {
+		return 0, err
+	}
+	n, err := f.WriteAt(p, off)
+	h.mu.RUnlock()
+	h.wrote(off, int64(n), killPriv)
+	return n, err
+}
+
+// Append writes at the true end of the file and says where that was.
+func (h *Handle) Append(p []byte, killPriv bool) (off int64, err error) {
+	if !h.flags.Write {
+		return 0, ErrBadHandle
+	}
+	f, err := h.begin()
+	if err != nil {
+		return 0, err
+	}
+	off, err = f.Append(p)
+	h.mu.RUnlock()
+	if err == nil {
+		h.wrote(off, int64(len(p)), killPriv)
+	}
+	return off, err
+}
+
+func (h *Handle) wrote(off, n int64, killPriv bool) {
+	if n == 0 {
+		return
+	}
+	if killPriv {
+		h.s.killPriv(h.ino)
+	}
+	h.s.hub.InodeChanged(h.s, h.ino, off, n)
+}
+
+// Truncate sets the size.
+func (h *Handle) Truncate(size int64, killPriv bool) error {
+	if !h.flags.Write {
+		return ErrBadHandle
+	}
+	before, err := h.s.vol.Attr(h.ino)
+	if err != nil {
+		return err
+	}
+	f, err := h.begin()
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(size)
+	h.mu.RUnlock()
+	if err != nil {
+		return err
+	}
+	if killPriv {
+		h.s.killPriv(h.ino)
+	}
+	h.s.hub.InodeChanged(h.s, h.ino, min(size, int64(before.Size)), 0)
+	return nil
+}
+
+// Flush seals and commits what was written: it is then safe from a crash of the process.
+func (h *Handle) Flush() error {
+	if !h.flags.Write {
+		return nil
+	}
+	return h.settle(func(f *fs.File) error { return f.Flush() })
+}
+
+// Sync makes the file durable against power loss.
+func (h *Handle) Sync(dataOnly bool) error {
+	return h.settle(func(f *fs.File) error { return f.Sync(dataOnly) })
+}
+
+// settle does not ask for rights: what was answered belongs to the volume, whether the writer's right is still there or not.
+func (h *Handle) settle(fn func(*fs.File) error) error {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if h.file == nil {
+		if h.closed {
+			return ErrBadHandle
+		}
+		return h.late
+	}
+	return fn(h.file)
+}
+
+// Close ends the handle. What was written stays with the volume.
+func (h *Handle) Close() error {
+	h.mu.Lock()
+	file, was := h.file, h.closed
+	h.file, h.closed = nil, true
+	h.mu.Unlock()
+	if was {
+		return nil
+	}
+	s := h.s
+	s.mu.Lock()
+	delete(s.handles, h)
+	s.mu.Unlock()
+	if h.flags.Write {
+		s.hub.writing(h.ino, s, -1)
+	}
+	if file == nil {
+		return nil
+	}
+	return file.Close()
+}
+
+// look decides anew if something changed that the handle's right rests on. It reports whether the right was lost just now.
+func (h *Handle) look() (lost bool) {
+	hub := h.s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := hub.epoch.Load()
+	if h.closed || h.epoch.Load() == now {
+		return false
+	}
+	err := h.decide()
+	if errors.Is(err, ErrStale) {
+		return false // changed while looking: the next use decides
+	}
+	h.epoch.Store(now)
+	if err == nil {
+		h.refused = nil
+		return false
+	}
+	if h.file == nil {
+		h.refused = err
+		return false
+	}
+	h.late = h.file.Flush()
+	if cerr := h.file.Close(); h.late == nil {
+		h.late = cerr
+	}
+	h.file, h.refused = nil, err
+	h.s.log.Info("right lost while open", "inode", h.ino, "why", err)
+	return true
+}
+
+// decide asks the gates again, each only if something it rests on changed. mu is held.
+func (h *Handle) decide() error {
+	s := h.s
+	v := s.view()
+	names, seals := s.hub.nameEpoch.Load(), s.hub.sealEpoch.Load()
+	if h.file == nil || v.epoch != h.policyEpoch || names != h.nameEpoch {
+		if err := h.decideS3(v); err != nil {
+			return err
+		}
+	}
+	sealing := fs.Sealing{Method: h.method, KeyARN: h.keyARN, Context: h.context}
+	resealed := seals != h.sealEpoch
+	if resealed || h.file == nil {
+		var err error
+		if sealing, err = s.vol.Sealing(h.ino); err != nil {
+			return err
+		}
+		resealed = sealing.Method != h.method || sealing.KeyARN != h.keyARN
+	}
+	keyEpoch := s.hub.keyEpoch(sealing.KeyARN)
+	if h.file == nil || resealed || sealing.Method == fs.SSEKMS && (keyEpoch != h.keyEpoch || v.epoch != h.policyEpoch) {
+		if err := h.decideKMS(v, sealing); err != nil {
+			return err
+		}
+	}
+	h.policyEpoch, h.nameEpoch, h.sealEpoch, h.keyEpoch = v.epoch, names, seals, keyEpoch
+	h.method, h.keyARN, h.context = sealing.Method, sealing.KeyARN, sealing.Context
+	return nil
+}
+
+func (h *Handle) decideS3(v *view) error {
+	b, err := h.s.bucketView(v, h.bucket)
+	if err != nil {
+		return err
+	}
+	names := func() ([]string, error) {
+		keys, err := h.s.keysOf(h.ino)()
+		if err != nil {
+			return nil, err
+		}
+		if len(keys) > 0 {
+			h.keys = keys
+		}
+		if len(h.keys) == 0 {
+			return nil, fmt.Errorf("the file has no name any more: %w", ErrAccess)
+		}
+		return h.keys, nil
+	}
+	if h.flags.Read {
+		if err := v.object(b, actGet, names, anyName, nil); err != nil {
+			return err
+		}
+	}
+	if h.flags.Write {
+		return v.object(b, actPut, names, allNames, putRequest{h.s, choice{method: h.method, key: h.keyARN, header: h.s.override.header}})
+	}
+	return nil
+}
+
+// decideKMS asks for the right that the handle was opened with. A handle that lost its file gets it back if keys can be had.
+func (h *Handle) decideKMS(v *view, now fs.Sealing) error {
+	s := h.s
+	b, err := s.bucketView(v, h.bucket)
+	if err != nil {
+		return err
+	}
+	if h.fresh && h.file != nil && now.Method == fs.SSEKMS {
+		call, err := s.callOn(v, h.caller, "revalidate", b, h.ino)
+		if err != nil {
+			return err
+		}
+		dk, _, _, err := s.cfg.Keystore.GenerateDataKey(call, now.KeyARN, now.Context)
+		if err != nil {
+			return kmsError("data key", err)
+		}
+		dk.Wipe()
+		return nil
+	}
+	if len(now.Keys) == 0 {
+		if now, err = s.vol.Sealing(h.ino); err != nil {
+			return err
+		}
+	}
+	keys, err := s.unwrap(v, h.caller, "revalidate", b, h.ino, now)
+	if err != nil {
+		return err
+	}
+	defer keys.Wipe()
+	if h.file != nil {
+		return nil
+	}
+	h.file, err = s.vol.OpenFile(h.ino, keys, nil)
+	if err == nil {
+		h.fresh = false
+	}
+	return err
+}
+
+// revalidate makes the handles decide now, and drops from the kernel what its principal may not read any more. keys are the KMS keys
+// that changed; rights says that the principal's policies or a bucket's did.
+func (s *Session) revalidate(keys []string, rights bool) {
+	s.mu.Lock()
+	open := make([]*Handle, 0, len(s.handles))
+	for h := range s.handles {
+		open = append(open, h)
+	}
+	s.mu.Unlock()
+	lost := map[Ino]bool{}
+	for _, h := range open {
+		if h.look() {
+			lost[h.ino] = true
+		}
+	}
+	n := s.notifier.Load()
+	if n == nil {
+		return
+	}
+	if rights && !s.sameSight() {
+		(*n).DropAll()
+		return
+	}
+	changed := make(map[string]bool, len(keys))
+	for _, k := range keys {
+		changed[k] = true
+	}
+	if len(lost) == 0 && len(changed) == 0 && !rights {
+		return
+	}
+	(*n).DropData(func(ino Ino) bool {
+		return lost[ino] || s.cachedUnder(ino, changed, rights)
+	})
+}
+
+// cachedUnder reports whether cached content of a file may have become unreadable: its key is among those that changed, or rights
+// changed and it has a KMS key at all.
+func (s *Session) cachedUnder(ino Ino, changed map[string]bool, rights bool) bool {
+	sealing, err := s.vol.Sealing(ino)
+	return err == nil && sealing.Method == fs.SSEKMS && (rights || changed[sealing.KeyARN])
+}
+
+// Copy copies a range between two open files inside the daemon, through both gates, and says how many bytes.
+func Copy(from *Handle, off int64, to *Handle, at int64, n int64, buf []byte) (int64, error) {
+	var done int64
+	for done < n {
+		p := buf[:min(int64(len(buf)), n-done)]
+		r, err := from.ReadAt(p, off+done)
+		if err != nil || r == 0 {
+			return done, partial(done, err)
+		}
+		w, err := to.WriteAt(p[:r], at+done, false)
+		done += int64(w)
+		if err != nil {
+			return done, partial(done, err)
+		}
+	}
+	return done, nil
+}
+
+// partial hides an error behind what was copied before it: the next call meets it again.
+func partial(done int64, err error) error {
+	if done > 0 {
+		return nil
+	}
+	return err
+}
