@@ -3,7 +3,7 @@
 # separated by tabs. Files go through the page cache as they do for a user; "cold" means that it was dropped just before.
 #
 # Environment: TREE, a tar file of a source tree (required); SIZE_MIB, the size of the big file (1024); ROWS, an extended
-# expression that picks workloads (all). Needs root, to drop the page cache.
+# expression that picks workloads (all); FIO_SECONDS, how long each fio run takes (6). Needs root, to drop the page cache.
 set -eu
 dir=${1:?usage: workloads.sh DIR LABEL}
 label=${2:?usage: workloads.sh DIR LABEL}
@@ -47,7 +47,7 @@ rate() {
 iops() {
   local field=$1
   shift
-  fio --name=bench --filename="$at/big" --size="${mib}m" --bs=4k --ioengine=psync --runtime=6 --time_based \
+  fio --name=bench --filename="$at/big" --size="${mib}m" --bs=4k --ioengine=psync --runtime="${FIO_SECONDS:-6}" --time_based \
     --output-format=terse --terse-version=3 "$@" | tail -n 1 | cut -d';' -f"$field"
 }
 
