@@ -196,8 +196,9 @@ func (f *File) Flush() error {
 	return f.v.flush(f.n, flushOptions{})
 }
 
-// Sync is Flush, and makes it durable together with everything that was committed before.
-func (f *File) Sync() error { return f.v.flush(f.n, flushOptions{durable: true}) }
+// Sync is Flush, and makes it durable together with everything that was committed before. fdatasync costs the same: content and
+// attributes are one transaction.
+func (f *File) Sync(_ /* dataOnly */ bool) error { return f.v.flush(f.n, flushOptions{durable: true}) }
 
 // Truncate sets the length; what is added reads as zeros. It is committed before it returns.
 func (f *File) Truncate(size int64) error {

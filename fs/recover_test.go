@@ -75,7 +75,7 @@ func TestPowerCutKeepsOldOrShorter(t *testing.T) {
 	old := bytes.Repeat([]byte("old."), 50<<10)
 	_, err := f.WriteAt(old, 0)
 	r.ok(err)
-	r.ok(f.Sync())
+	r.ok(f.Sync(false))
 	r.ok(r.v.CloseEpoch())
 
 	// Overwritten in the middle and extended, flushed but never synced.
@@ -146,7 +146,7 @@ func TestSyncedSurvivesPowerCut(t *testing.T) {
 			r.ok(f.Flush())
 		}
 	}
-	r.ok(f.Sync())
+	r.ok(f.Sync(false))
 	if rep := r.cutPower(); len(rep.Files) != 0 {
 		t.Fatalf("%+v", rep)
 	}

@@ -315,7 +315,7 @@ func TestRandom(t *testing.T) {
 		case op < 14:
 			r.ok(f.Flush())
 		case op < 15:
-			r.ok(f.Sync())
+			r.ok(f.Sync(false))
 		case op < 16:
 			r.ok(f.Close())
 			handles[i] = r.file(inos[i])
