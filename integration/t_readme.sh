@@ -22,7 +22,8 @@ while IFS= read -r line; do
     continue
   }
   expected=$(sed -n 's/.*# → //p' <<<"$line")
-  command=$(adapt <<<"${line%% #*}")
+  command=${line%% #*}
+  command=$(adapt <<<"${command%"${command##*[![:space:]]}"}")
   if [[ $command == export\ * ]]; then
     eval "$command"
   elif [ -z "$expected" ]; then
