@@ -203,6 +203,9 @@ func (s *Store) finish(g *segment, wrote int64) {
 // retire lets go of a segment that is full and that no append is in any more.
 func (s *Store) retire(g *segment) {
 	s.trim(g)
+	if err := s.removeIfEmpty(g.file); err != nil { // all of it may have died meanwhile
+		s.log.Warn("empty segment is not removed", "segment", g.file.number, "error", err)
+	}
 	s.files.release(g.file)
 }
 
