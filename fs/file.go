@@ -27,6 +27,10 @@ func (v *Volume) OpenFile(ino Ino, keys Keys, trunc *Truncation) (*File, error) 
 	if trunc != nil {
 		n.flushMu.Lock()
 		defer n.flushMu.Unlock()
+		if err := v.shrinkLarge(n); err != nil {
+			v.put(n)
+			return nil, err
+		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -207,24 +211,7 @@ func (f *File) Truncate(size int64) error {
 	}
 	f.n.flushMu.Lock()
 	defer f.n.flushMu.Unlock()
-	d := f.d
-	if err := f.v.loadExtents(f.n, d); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	before := d.dirty.bytes
-	if uint64(size) < d.size {
-		d.dirty.cut(uint64(size), endOfFile)
-		d.cut = min(d.cut, uint64(size))
-	}
-	f.v.size.add(d.dirty.bytes - before)
-	d.size = uint64(size)
-	d.mtime = f.v.now()
-	d.ctime = d.mtime
-	d.changed = true
-	d.mu.Unlock()
-	f.v.flusher.add(f.n)
-	return f.v.flushLocked(f.n, flushOptions{})
+	return f.v.truncateLocked(f.n, f.d, uint64(size))
 }
 
 // Punch makes [off, off+length) read as zeros and gives its space back; the size stays.
@@ -234,8 +221,17 @@ func (f *File) Punch(off, length int64) error {
 	}
 	f.n.flushMu.Lock()
 	defer f.n.flushMu.Unlock()
-	now := f.v.now()
-	return f.v.flushLocked(f.n, flushOptions{punch: &span{uint64(off), uint64(off + length)}, now: now})
+	if err := f.v.loadExtents(f.n, f.d); err != nil {
+		return err
+	}
+	now, from, end := f.v.now(), uint64(off), uint64(off+length)
+	for _, to := range append(f.d.bites(from, end), end) {
+		if err := f.v.flushLocked(f.n, flushOptions{punch: &span{from, to}, now: now}); err != nil {
+			return err
+		}
+		from = to
+	}
+	return nil
 }
 
 // SeekData finds the next data at or behind off. If there is none it answers ErrNotFound (ENXIO).

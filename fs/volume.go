@@ -170,6 +170,9 @@ func (v *Volume) Sync() error {
 	return errors.Join(err, v.CloseEpoch())
 }
 
+// SyncDir makes every change of names and attributes that returned durable; dirty data stays where it is.
+func (v *Volume) SyncDir() error { return v.fault("sync", v.db.Sync()) }
+
 func (v *Volume) nextSeq() uint64 { return v.seq.Add(1) }
 
 // Rows gives the typed rows, for the reaper and the checker.

@@ -384,3 +384,37 @@ func diff(a, b []byte) int {
 	}
 	return min(len(a), len(b))
 }
+
+// TestManyPieces empties, punches and shortens a file whose map is too large for one transaction.
+func TestManyPieces(t *testing.T) {
+	r := newRig(t)
+	b := r.bucket("b")
+	f := r.create(b, "f")
+	fill := func(f *File) {
+		for i := range int64(3 * maxCover) {
+			_, err := f.WriteAt([]byte{1}, i*8192)
+			r.ok(err)
+		}
+		r.ok(f.Flush())
+	}
+	fill(f)
+	r.ok(f.Punch(0, 2*maxCover*8192))
+	if got, err := f.SeekData(0); err != nil || got != 2*maxCover*8192 {
+		t.Fatal(got, err)
+	}
+	fill(f)
+	r.ok(f.Truncate(10))
+	if got := r.read(f); !bytes.Equal(got, []byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0}) {
+		t.Fatal(got)
+	}
+	fill(f)
+	r.ok(f.Close())
+	fresh := crypto.NewDataKey()
+	g, err := r.v.OpenFile(f.Ino(), nil, &Truncation{Sealing: testSealing(""), Key: fresh})
+	r.ok(err)
+	if g.Size() != 0 {
+		t.Fatal(g.Size())
+	}
+	r.ok(g.Close())
+	r.reopen()
+}
