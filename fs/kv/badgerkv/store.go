@@ -248,6 +248,7 @@ func (s *Store) try(fn func(kv.Txn) error) error {
 	}
 	defer s.end(r)
 	t := &txn{reader: r}
+	defer t.release()
 	if err := fn(t); err != nil {
 		return err
 	}
@@ -264,6 +265,7 @@ func (s *Store) try(fn func(kv.Txn) error) error {
 	if err := s.space.check(int64(len(t.record)), pending, t.frees()); err != nil {
 		return err
 	}
+	t.own()
 	return s.commitTxn(t)
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync"
 	"unsafe"
 
 	"github.com/kmsfs/kmsfs/fs/kv"
@@ -25,11 +26,12 @@ type op struct {
 
 type span struct{ from, to int }
 
-// txn is a running transaction. Its writes are encoded at once into the record that the redo log will get, and that the overlay
-// will point into: each byte is copied once.
+// txn is a running transaction. Its writes are encoded at once into the record that the redo log will get and the overlay will
+// point into.
 type txn struct {
 	reader
-	record  []byte // room for the record's header, then the payload
+	record  []byte  // room for the record's header, then the payload
+	scratch *[]byte // where record came from, nil if it is ours
 	ops     []op
 	index   map[string]int // key -> last op, only when there are many ops
 	reads   []read
@@ -85,7 +87,7 @@ func (t *txn) Get(key []byte) ([]byte, error) {
 }
 
 func (t *txn) Set(key, value []byte) {
-	if len(value) > kv.MaxValueSize || !t.begin(opSet, key, len(value)+binary.MaxVarintLen32) {
+	if len(value) > kv.MaxValueSize || !t.begin(opSet, key) {
 		t.tooBig = true
 		return
 	}
@@ -98,7 +100,7 @@ func (t *txn) Set(key, value []byte) {
 }
 
 func (t *txn) Delete(key []byte) {
-	if !t.begin(opDelete, key, 0) {
+	if !t.begin(opDelete, key) {
 		t.tooBig = true
 		return
 	}
@@ -106,16 +108,21 @@ func (t *txn) Delete(key []byte) {
 	t.deletes++
 }
 
-// firstRecord is the capacity that a record begins with: enough for a few small rows.
-const firstRecord = 512
+// scratch keeps the buffers in which records are built. A record that is committed is copied once more, so that the overlay,
+// which points into it, holds no spare room.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
-// begin appends the begin of an operation and its key, and makes room for more bytes.
-func (t *txn) begin(code byte, key []byte, more int) bool {
+// largeScratch is above which capacity a buffer is not kept.
+const largeScratch = 64 << 10
+
+// begin appends the begin of an operation and its key, if they are within the limits.
+func (t *txn) begin(code byte, key []byte) bool {
 	if len(key) == 0 || len(key) > kv.MaxKeySize || t.size > kv.MaxTxnSize {
 		return false
 	}
 	if t.record == nil {
-		t.record = make([]byte, redo.RecordHeader, max(firstRecord, redo.RecordHeader+len(key)+more+16))
+		t.scratch = scratch.Get().(*[]byte)
+		t.record = append((*t.scratch)[:0], make([]byte, redo.RecordHeader)...)
 	}
 	t.record = append(t.record, code)
 	t.record = binary.AppendUvarint(t.record, uint64(len(key)))
@@ -132,6 +139,26 @@ func (t *txn) begin(code byte, key []byte, more int) bool {
 		}
 	}
 	return true
+}
+
+// own replaces the buffer by one that has the right size and belongs to nobody else.
+func (t *txn) own() {
+	record := make([]byte, len(t.record), (len(t.record)+7)&^7)
+	copy(record, t.record)
+	t.release()
+	t.record = record
+}
+
+// release gives the buffer back; t.record must not be used any more.
+func (t *txn) release() {
+	if t.scratch == nil {
+		return
+	}
+	if cap(t.record) <= largeScratch {
+		*t.scratch = t.record
+		scratch.Put(t.scratch)
+	}
+	t.scratch, t.record = nil, nil
 }
 
 func (t *txn) Scan(start, end []byte, fn func(key, value []byte) (bool, error)) error {
