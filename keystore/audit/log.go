@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -16,6 +17,16 @@ type Options struct {
 	Logger      *slog.Logger     // nil = none
 	MaxFileSize int64            // bytes after which a new file begins; 0 = 64 MiB
 	Queue       int              // events that may wait to be written; 0 = 8192
+
+	wrap func(*os.File) file // tests put faults between the writer and its files
+}
+
+// file is what the writer needs of an *os.File.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Sync() error
 }
 
 const (
@@ -34,6 +45,7 @@ type Log struct {
 	logger   *slog.Logger
 	maxQueue int
 	maxFile  int64
+	wrap     func(*os.File) file
 
 	wake   chan struct{} // something is queued
 	urgent chan struct{} // and somebody waits for it
@@ -86,6 +98,7 @@ func Open(dir string, key []byte, opts Options) (*Log, error) {
 		logger:   opts.Logger,
 		maxQueue: opts.Queue,
 		maxFile:  opts.MaxFileSize,
+		wrap:     opts.wrap,
 		wake:     make(chan struct{}, 1),
 		urgent:   make(chan struct{}, 1),
 		closed:   make(chan struct{}),
@@ -95,6 +108,9 @@ func Open(dir string, key []byte, opts Options) (*Log, error) {
 	l.room.L = &l.mu
 	if l.logger == nil {
 		l.logger = slog.New(slog.DiscardHandler)
+	}
+	if l.wrap == nil {
+		l.wrap = func(f *os.File) file { return f }
 	}
 	if l.maxQueue <= 0 {
 		l.maxQueue = defaultQueue

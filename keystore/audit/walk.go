@@ -149,7 +149,7 @@ func (w *walk) limit(index, next uint64, size int64) (limit int64, last bool) {
 		return size, true
 	}
 	h, err := w.r.readHeader(next)
-	if err != nil || next != index+1 {
+	if err != nil || next != index+1 || h.index != next || (w.haveID && h.logID != w.logID) {
 		return size, false
 	}
 	if h.prevTorn > 0 && w.torn != nil {

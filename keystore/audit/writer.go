@@ -15,7 +15,7 @@ const chunkSize = 1 << 20
 
 // writer is what belongs to the writer goroutine (and to Open before it starts).
 type writer struct {
-	file    *os.File
+	file    file
 	logID   [16]byte
 	pos     position // where the next record goes
 	h       hash.Hash
@@ -74,7 +74,7 @@ func (l *Log) recover() error {
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	w.file = f
+	w.file = l.wrap(f)
 	// What an earlier process wrote may not be durable yet; Head must not name it before it is.
 	if err := f.Sync(); err != nil {
 		f.Close()
@@ -117,7 +117,7 @@ func (l *Log) beginFile() error {
 	if w.file != nil {
 		w.file.Close() // synced before; nothing is left to lose
 	}
-	w.file, w.fresh = f, false
+	w.file, w.fresh = l.wrap(f), false
 	w.pos.file, w.pos.offset = h.index, headerSize
 	l.mu.Lock()
 	l.durable = w.pos
