@@ -1,0 +1,292 @@
+package fusefs
+
+import (
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmsfs/kmsfs/mount"
+)
+
+// table gives open files and directories the numbers by which the kernel knows them. Numbers start at 1.
+type table[T any] struct {
+	mu   sync.RWMutex
+	slot []*T
+	free []uint64
+}
+
+func (t *table[T]) add(v *T) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.free); n > 0 {
+		fh := t.free[n-1]
+		t.free = t.free[:n-1]
+		t.slot[fh-1] = v
+		return fh
+	}
+	t.slot = append(t.slot, v)
+	return uint64(len(t.slot))
+}
+
+func (t *table[T]) get(fh uint64) *T {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if fh == 0 || fh > uint64(len(t.slot)) {
+		return nil
+	}
+	return t.slot[fh-1]
+}
+
+func (t *table[T]) remove(fh uint64) *T {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if fh == 0 || fh > uint64(len(t.slot)) || t.slot[fh-1] == nil {
+		return nil
+	}
+	v := t.slot[fh-1]
+	t.slot[fh-1] = nil
+	t.free = append(t.free, fh)
+	return v
+}
+
+func openFlags(flags, more uint32) mount.OpenFlags {
+	acc := flags & syscall.O_ACCMODE
+	return mount.OpenFlags{
+		Read: acc != syscall.O_WRONLY, Write: acc != syscall.O_RDONLY,
+		Append: flags&syscall.O_APPEND != 0, Truncate: flags&syscall.O_TRUNC != 0, Exclusive: flags&syscall.O_EXCL != 0,
+		KillPriv: more&fuse.OPEN_KILL_SUIDGID != 0,
+	}
+}
+
+func (m *rawFS) opened(h *mount.Handle, out *fuse.OpenOut) {
+	out.Fh = m.files.add(h)
+	if h.Direct() {
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO
+	} else {
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	}
+}
+
+// Open opens a file.
+func (m *rawFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	h, err := m.sess.Open(caller(&in.InHeader), mount.Ino(in.NodeId), openFlags(in.Flags, in.Mode))
+	if err != nil {
+		return m.nodeStatus("open", in.NodeId, err)
+	}
+	m.opened(h, out)
+	return fuse.OK
+}
+
+// Create makes a file and opens it.
+func (m *rawFS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	defer m.changing(in.NodeId)()
+	a, h, err := m.sess.Create(caller(&in.InHeader), mount.Ino(in.NodeId), name, in.Mode&0o7777, openFlags(in.Flags, in.OpenFlags))
+	if err != nil {
+		return m.status("create", in.NodeId, err)
+	}
+	m.interest.entry(entryKey{mount.Ino(in.NodeId), name})
+	m.entry(&out.EntryOut, &a)
+	m.opened(h, &out.OpenOut)
+	return fuse.OK
+}
+
+// Tmpfile is not offered; the kernel then says EOPNOTSUPP by itself.
+func (m *rawFS) Tmpfile(<-chan struct{}, *fuse.CreateIn, *fuse.CreateOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// data is the reply to a READ, in the buffer that go-fuse lent.
+type data struct{ b []byte }
+
+var dataPool = sync.Pool{New: func() any { return new(data) }}
+
+// Bytes implements fuse.ReadResult.
+func (d *data) Bytes([]byte) ([]byte, fuse.Status) { return d.b, fuse.OK }
+
+// Size implements fuse.ReadResult.
+func (d *data) Size() int { return len(d.b) }
+
+// Done implements fuse.ReadResult.
+func (d *data) Done() {
+	d.b = nil
+	dataPool.Put(d)
+}
+
+// Read reads into the buffer of the reply.
+func (m *rawFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	h := m.files.get(in.Fh)
+	if h == nil {
+		return nil, fuse.EBADF
+	}
+	if in.Offset > 1<<63-1 {
+		return nil, fuse.EINVAL
+	}
+	m.interest.content(h.Ino(), int64(in.Offset), int64(in.Size))
+	n, err := h.ReadAt(buf[:in.Size], int64(in.Offset))
+	if err != nil {
+		return nil, m.nodeStatus("read", in.NodeId, err)
+	}
+	d := dataPool.Get().(*data)
+	d.b = buf[:n]
+	return d, fuse.OK
+}
+
+// Write writes. The offset of an appending handle is the kernel's guess and is not used.
+func (m *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, p []byte) (uint32, fuse.Status) {
+	h := m.files.get(in.Fh)
+	if h == nil {
+		return 0, fuse.EBADF
+	}
+	ino := h.Ino()
+	m.notes.begin(ino, false)
+	defer m.notes.end(ino, false)
+	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
+	if h.Flags().Append && in.WriteFlags&fuse.WRITE_CACHE == 0 {
+		off, err := h.Append(p, kill)
+		if err != nil {
+			return 0, m.nodeStatus("write", in.NodeId, err)
+		}
+		// Pages around the true end may be cached here as well, with what was there before.
+		m.fd.inode(ino, off, off+int64(len(p)))
+		return uint32(len(p)), fuse.OK
+	}
+	if in.Offset > 1<<63-1 {
+		return 0, fuse.Status(syscall.EFBIG)
+	}
+	if !h.Direct() {
+		m.interest.content(ino, int64(in.Offset), int64(len(p)))
+	}
+	n, err := h.WriteAt(p, int64(in.Offset), kill)
+	if err != nil && n == 0 {
+		return 0, m.nodeStatus("write", in.NodeId, err)
+	}
+	return uint32(n), fuse.OK
+}
+
+// Writev is left to Write.
+func (m *rawFS) Writev(_ <-chan struct{}, _ *fuse.WriteIn, _ [][]byte) (uint32, fuse.Status) {
+	return 0, fuse.ENOSYS
+}
+
+// Flush is close(2): what was written is safe from a crash of the process when it returns.
+func (m *rawFS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	h := m.files.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	return m.nodeStatus("flush", in.NodeId, h.Flush())
+}
+
+const fsyncDataOnly = 1
+
+// Fsync makes a file durable.
+func (m *rawFS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	h := m.files.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	return m.nodeStatus("fsync", in.NodeId, h.Sync(in.FsyncFlags&fsyncDataOnly != 0))
+}
+
+// Release ends a handle.
+func (m *rawFS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if h := m.files.remove(in.Fh); h != nil {
+		if err := h.Close(); err != nil {
+			m.log.Error("close", "inode", in.NodeId, "err", err)
+		}
+	}
+}
+
+// Lseek finds data and holes. Everything up to the end counts as data.
+func (m *rawFS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	a, err := m.sess.GetAttr(caller(&in.InHeader), mount.Ino(in.NodeId))
+	if err != nil {
+		return m.nodeStatus("lseek", in.NodeId, err)
+	}
+	if in.Offset >= a.Size {
+		return fuse.Status(syscall.ENXIO)
+	}
+	switch in.Whence {
+	case unix.SEEK_DATA:
+		out.Offset = in.Offset
+	case unix.SEEK_HOLE:
+		out.Offset = a.Size
+	default:
+		return fuse.EINVAL
+	}
+	return fuse.OK
+}
+
+// Fallocate sees to it that there is room, and grows the file unless told to keep its size. It cannot reserve: content is always
+// written to new places. Other modes are not supported.
+func (m *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	h := m.files.get(in.Fh)
+	if h == nil || !h.Flags().Write {
+		return fuse.EBADF
+	}
+	if in.Mode&^unix.FALLOC_FL_KEEP_SIZE != 0 {
+		return fuse.Status(syscall.EOPNOTSUPP)
+	}
+	end := in.Offset + in.Length
+	if end < in.Offset || end > 1<<63-1 {
+		return fuse.Status(syscall.EFBIG)
+	}
+	a, err := m.sess.GetAttr(caller(&in.InHeader), h.Ino())
+	if err != nil {
+		return m.nodeStatus("fallocate", in.NodeId, err)
+	}
+	if s, err := m.sess.StatFS(); err == nil && s.Blocks > 0 && in.Length/uint64(s.BlockSize) > s.BlocksAvail+a.Blocks*512/uint64(s.BlockSize) {
+		return fuse.Status(syscall.ENOSPC)
+	}
+	if in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0 || end <= a.Size {
+		return fuse.OK
+	}
+	return m.nodeStatus("fallocate", in.NodeId, h.Truncate(int64(end), true))
+}
+
+const (
+	copyBuffer = 1 << 20
+	copyAtOnce = 1 << 30 // bytes one call copies at most; programs call again
+)
+
+var copyPool = sync.Pool{New: func() any {
+	b := make([]byte, copyBuffer)
+	return &b
+}}
+
+// CopyFileRange copies inside the daemon: the data does not pass through the kernel.
+func (m *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	from, to := m.files.get(in.FhIn), m.files.get(in.FhOut)
+	if from == nil || to == nil {
+		return 0, fuse.EBADF
+	}
+	if in.Flags != 0 || in.OffIn > 1<<62 || in.OffOut > 1<<62 {
+		return 0, fuse.EINVAL
+	}
+	buf := copyPool.Get().(*[]byte)
+	defer copyPool.Put(buf)
+	n, err := mount.Copy(from, int64(in.OffIn), to, int64(in.OffOut), int64(min(in.Len, copyAtOnce)), *buf)
+	clear(*buf)
+	if err != nil {
+		return 0, m.nodeStatus("copy_file_range", in.NodeId, err)
+	}
+	return uint32(n), fuse.OK
+}
+
+// Ioctl knows none.
+func (m *rawFS) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(syscall.ENOTTY)
+}
+
+// Locks are the kernel's business: it is not asked to forward them.
+
+// GetLk is not called.
+func (m *rawFS) GetLk(<-chan struct{}, *fuse.LkIn, *fuse.LkOut) fuse.Status { return fuse.ENOSYS }
+
+// SetLk is not called.
+func (m *rawFS) SetLk(<-chan struct{}, *fuse.LkIn) fuse.Status { return fuse.ENOSYS }
+
+// SetLkw is not called.
+func (m *rawFS) SetLkw(<-chan struct{}, *fuse.LkIn) fuse.Status { return fuse.ENOSYS }

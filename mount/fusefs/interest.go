@@ -1,0 +1,333 @@
+package fusefs
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/kmsfs/kmsfs/mount"
+)
+
+const (
+	interestShards = 64
+	maxEntries     = 1 << 17 // entries on record for one kernel; beyond, it is made to forget some
+	evictAtOnce    = 256
+)
+
+// interest is what one kernel may believe. Inode records are as many as the kernel knows inodes; entries are bounded.
+type interest struct {
+	now    func() int64 // ns, monotonic
+	shards [interestShards]interestShard
+
+	// blind counts requests that may tell the kernel of inodes and entries that have no record yet.
+	blind   atomic.Int64
+	blindAt atomic.Int64 // when the last of them was answered
+
+	// evict makes the kernel forget entries, in the background, and calls evicted for each shard when that is done.
+	evict func(shard int, keys []entryKey)
+}
+
+type interestShard struct {
+	mu      sync.Mutex
+	inodes  map[mount.Ino]inodeRecord
+	entries map[entryKey]entryRecord
+	leaving bool // some entries are being evicted
+}
+
+// inodeRecord says what the kernel knows of an inode.
+type inodeRecord struct {
+	lookups uint64 // as FORGET takes them back
+	lo, hi  int64  // content between may be cached; lo == hi: none is
+	told    int64  // when attributes were last given
+	attr    bool   // attributes may be cached
+}
+
+type entryKey struct {
+	parent mount.Ino
+	name   string
+}
+
+// entryRecord says that the kernel may have an entry, positive or negative.
+type entryRecord struct {
+	asking int32 // LOOKUPs in flight
+	told   int64 // when one was last answered
+}
+
+func newInterest(now func() int64) *interest {
+	t := &interest{now: now}
+	for i := range t.shards {
+		t.shards[i].inodes = map[mount.Ino]inodeRecord{}
+		t.shards[i].entries = map[entryKey]entryRecord{}
+	}
+	return t
+}
+
+func (t *interest) shard(ino mount.Ino) *interestShard { return &t.shards[ino%interestShards] }
+
+// beginBlind announces a request whose answer may name anything.
+func (t *interest) beginBlind() { t.blind.Add(1) }
+
+func (t *interest) endBlind() {
+	t.blindAt.Store(t.now())
+	t.blind.Add(-1)
+}
+
+// unsettled reports whether an answer without a record may still be on its way to the kernel.
+func (t *interest) unsettled() bool {
+	return t.blind.Load() > 0 || t.now()-t.blindAt.Load() < settle
+}
+
+// learn records that the kernel is told of an inode, with attributes.
+func (t *interest) learn(ino mount.Ino) {
+	s := t.shard(ino)
+	s.mu.Lock()
+	r := s.inodes[ino]
+	r.lookups++
+	r.attr, r.told = true, t.now()
+	s.inodes[ino] = r
+	s.mu.Unlock()
+}
+
+// attrs records that the kernel asks for attributes.
+func (t *interest) attrs(ino mount.Ino) {
+	s := t.shard(ino)
+	s.mu.Lock()
+	r := s.inodes[ino]
+	if !r.attr {
+		r.attr = true
+		s.inodes[ino] = r
+	}
+	s.mu.Unlock()
+}
+
+// content records that the kernel may cache a range.
+func (t *interest) content(ino mount.Ino, off, n int64) {
+	s := t.shard(ino)
+	s.mu.Lock()
+	r := s.inodes[ino]
+	lo, hi := r.lo, r.hi
+	if lo == hi {
+		lo, hi = off, off+n
+	} else {
+		lo, hi = min(lo, off), max(hi, off+n)
+	}
+	if lo != r.lo || hi != r.hi {
+		r.lo, r.hi = lo, hi
+		s.inodes[ino] = r
+	}
+	s.mu.Unlock()
+}
+
+// forget takes lookups back.
+func (t *interest) forget(ino mount.Ino, n uint64) {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.inodes[ino]
+	if !ok {
+		return
+	}
+	if r.lookups > n {
+		r.lookups -= n
+		s.inodes[ino] = r
+		return
+	}
+	delete(s.inodes, ino)
+}
+
+// inodeChanged says what the kernel must be told when a range (off < 0: only attributes) changed, and takes it off the record.
+func (t *interest) inodeChanged(ino mount.Ino, off, n int64) (tell, pages bool) {
+	s := t.shard(ino)
+	s.mu.Lock()
+	r, ok := s.inodes[ino]
+	if !ok {
+		s.mu.Unlock()
+		return t.unsettled(), off >= 0
+	}
+	end := off + n
+	if n == 0 {
+		end = 1<<63 - 1
+	}
+	if off >= 0 && r.lo < r.hi && off < r.hi && end > r.lo {
+		pages = true
+		switch {
+		case off <= r.lo && end >= r.hi:
+			r.lo, r.hi = 0, 0
+		case off <= r.lo:
+			r.lo = end &^ 4095 // the page at the edge stays on record
+		case end >= r.hi:
+			r.hi = (off + 4095) &^ 4095
+		}
+		if r.lo >= r.hi {
+			r.lo, r.hi = 0, 0
+		}
+	}
+	tell = pages || r.attr || t.now()-r.told < settle
+	r.attr = false
+	s.inodes[ino] = r
+	s.mu.Unlock()
+	return tell, pages
+}
+
+// fresh reports whether the first answer about an inode may still be on its way.
+func (t *interest) fresh(ino mount.Ino) bool {
+	s := t.shard(ino)
+	s.mu.Lock()
+	r, ok := s.inodes[ino]
+	s.mu.Unlock()
+	if ok && t.now()-r.told < settle {
+		return true
+	}
+	return t.unsettled()
+}
+
+// asking records a LOOKUP in flight; told records its answer.
+func (t *interest) asking(k entryKey) {
+	s := t.shard(k.parent)
+	s.mu.Lock()
+	r := s.entries[k]
+	r.asking++
+	s.entries[k] = r
+	leave := s.tooMany()
+	s.mu.Unlock()
+	if leave != nil {
+		t.evict(int(k.parent%interestShards), leave)
+	}
+}
+
+// tooMany picks entries that have to go. They stay on record until the kernel has forgotten them. mu is held.
+func (s *interestShard) tooMany() (leave []entryKey) {
+	if s.leaving || len(s.entries) <= maxEntries/interestShards {
+		return nil
+	}
+	s.leaving = true
+	for k, r := range s.entries {
+		if r.asking == 0 {
+			leave = append(leave, k)
+		}
+		if len(leave) == evictAtOnce {
+			break
+		}
+	}
+	return leave
+}
+
+// evicted takes entries off the record that the kernel was made to forget after the time at.
+func (t *interest) evicted(shard int, keys []entryKey, at int64) {
+	s := &t.shards[shard]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving = false
+	for _, k := range keys {
+		if r, ok := s.entries[k]; ok && r.asking == 0 && r.told < at-settle {
+			delete(s.entries, k)
+		}
+	}
+}
+
+func (t *interest) told(k entryKey) {
+	s := t.shard(k.parent)
+	s.mu.Lock()
+	if r, ok := s.entries[k]; ok {
+		r.asking = max(r.asking-1, 0)
+		r.told = t.now()
+		s.entries[k] = r
+	}
+	s.mu.Unlock()
+}
+
+// entry records that the kernel is told of an entry by other means than LOOKUP.
+func (t *interest) entry(k entryKey) {
+	s := t.shard(k.parent)
+	s.mu.Lock()
+	r := s.entries[k]
+	r.told = t.now()
+	s.entries[k] = r
+	leave := s.tooMany()
+	s.mu.Unlock()
+	if leave != nil {
+		t.evict(int(k.parent%interestShards), leave)
+	}
+}
+
+// dropped takes an entry off the record that the kernel itself has dropped: it was removed through this mount.
+func (t *interest) dropped(k entryKey) {
+	s := t.shard(k.parent)
+	s.mu.Lock()
+	if r, ok := s.entries[k]; ok && r.asking == 0 {
+		delete(s.entries, k)
+	}
+	s.mu.Unlock()
+}
+
+// entryChanged says whether the kernel must be told of an entry; it is taken off the record, unless an answer is on its way.
+func (t *interest) entryChanged(k entryKey) bool {
+	s := t.shard(k.parent)
+	s.mu.Lock()
+	r, ok := s.entries[k]
+	if ok && r.asking == 0 && t.now()-r.told >= settle {
+		delete(s.entries, k)
+	}
+	s.mu.Unlock()
+	return ok || t.unsettled()
+}
+
+// entryFresh reports whether an answer about an entry may still be on its way; otherwise the entry is off the record.
+func (t *interest) entryFresh(k entryKey) bool {
+	s := t.shard(k.parent)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.entries[k]
+	if !ok {
+		return false
+	}
+	return r.asking > 0 || t.now()-r.told < settle
+}
+
+// eachInode calls fn for all inodes on record, outside of all locks.
+func (t *interest) eachInode(fn func(mount.Ino, inodeRecord)) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		inos := make([]mount.Ino, 0, len(s.inodes))
+		recs := make([]inodeRecord, 0, len(s.inodes))
+		for ino, r := range s.inodes {
+			inos, recs = append(inos, ino), append(recs, r)
+		}
+		s.mu.Unlock()
+		for j, ino := range inos {
+			fn(ino, recs[j])
+		}
+	}
+}
+
+// eachEntry calls fn for all entries on record.
+func (t *interest) eachEntry(fn func(entryKey)) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		keys := make([]entryKey, 0, len(s.entries))
+		for k := range s.entries {
+			keys = append(keys, k)
+		}
+		s.mu.Unlock()
+		for _, k := range keys {
+			fn(k)
+		}
+	}
+}
+
+// drained takes all inode records away and gives their lookup counts, for the end of a mount.
+func (t *interest) drained(fn func(ino mount.Ino, lookups uint64)) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		old := s.inodes
+		s.inodes, s.entries = map[mount.Ino]inodeRecord{}, map[entryKey]entryRecord{}
+		s.mu.Unlock()
+		for ino, r := range old {
+			if r.lookups > 0 {
+				fn(ino, r.lookups)
+			}
+		}
+	}
+}

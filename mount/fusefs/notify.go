@@ -1,0 +1,394 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmsfs/kmsfs/mount"
+)
+
+const (
+	settle     = int64(10 * time.Millisecond) // by then an answer that a handler has given is in the kernel
+	maxWait    = 5 * time.Second              // nobody waits longer for another mount's kernel
+	maxWorkers = 256                          // notifications of one mount that may block in its kernel at once
+)
+
+// notifier sends one kernel what it must not believe any more.
+type notifier struct {
+	fd       *device
+	interest *interest
+	log      *slog.Logger
+	expire   bool // the kernel knows FUSE_EXPIRE_ONLY
+
+	// mu guards what follows.
+	mu       sync.Mutex
+	idle     sync.Cond
+	jobs     map[mount.Ino][]*job // by inode, or by an entry's directory
+	queue    []*job
+	workers  int
+	waiting  int               // workers without work
+	writing  map[mount.Ino]int // WRITEs in flight, by inode
+	changing map[mount.Ino]int // directory operations in flight, by directory
+	closed   bool
+}
+
+// job is all that is to be said about one inode or one entry.
+type job struct {
+	key     entryKey // name empty: the inode parent
+	next    *round   // not begun
+	current *round   // being sent
+}
+
+// round is one notification that some callers may be waiting for.
+type round struct {
+	off, end int64 // content; off < 0: only attributes
+	done     chan struct{}
+	released bool // done is closed
+}
+
+func (r *round) release() {
+	if r != nil && !r.released {
+		r.released = true
+		close(r.done)
+	}
+}
+
+func newNotifier(fd *device, t *interest, expire bool, log *slog.Logger) *notifier {
+	n := &notifier{
+		fd: fd, interest: t, log: log, expire: expire,
+		jobs: map[mount.Ino][]*job{}, writing: map[mount.Ino]int{}, changing: map[mount.Ino]int{},
+	}
+	n.idle.L = &n.mu
+	return n
+}
+
+// InodeChanged implements mount.Notifier.
+func (n *notifier) InodeChanged(ino mount.Ino, off, size int64) func() {
+	tell, pages := n.interest.inodeChanged(ino, off, size)
+	if !tell {
+		return nil
+	}
+	if !pages {
+		return n.post(entryKey{parent: ino}, -1, -1)
+	}
+	end := off + size
+	if size == 0 {
+		end = 1<<63 - 1
+	}
+	return n.post(entryKey{parent: ino}, off, end)
+}
+
+// EntryChanged implements mount.Notifier.
+func (n *notifier) EntryChanged(parent mount.Ino, name string) func() {
+	k := entryKey{parent, name}
+	if !n.interest.entryChanged(k) {
+		return nil
+	}
+	return n.post(k, -1, -1)
+}
+
+// DropData implements mount.Notifier.
+func (n *notifier) DropData(affected func(mount.Ino) bool) {
+	n.interest.eachInode(func(ino mount.Ino, r inodeRecord) {
+		if r.lo < r.hi && affected(ino) {
+			n.post(entryKey{parent: ino}, 0, 1<<63-1)
+		}
+	})
+}
+
+// DropAll implements mount.Notifier.
+func (n *notifier) DropAll() {
+	n.interest.eachInode(func(ino mount.Ino, r inodeRecord) {
+		off := int64(-1)
+		if r.lo < r.hi {
+			off = 0
+		}
+		n.post(entryKey{parent: ino}, off, 1<<63-1)
+	})
+	n.interest.eachEntry(func(k entryKey) { n.post(k, -1, -1) })
+}
+
+// evict makes the kernel forget entries for want of room.
+func (n *notifier) evict(shard int, keys []entryKey) {
+	go func() {
+		at := n.interest.now()
+		for _, k := range keys {
+			n.fd.entry(k.parent, k.name, n.expire)
+		}
+		n.interest.evicted(shard, keys, at)
+	}()
+}
+
+// post queues a notification and returns what waits for it.
+func (n *notifier) post(k entryKey, off, end int64) func() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil
+	}
+	j := n.job(k)
+	if j.next == nil {
+		j.next = &round{off: off, end: end, done: make(chan struct{})}
+		if j.current == nil {
+			n.enqueue(j)
+		}
+	} else {
+		j.next.widen(off, end)
+	}
+	r := j.next
+	if n.inFlight(k) {
+		return nil // concurrent with what is in flight there
+	}
+	return func() { n.wait(k, r) }
+}
+
+func (n *notifier) job(k entryKey) *job {
+	for _, j := range n.jobs[k.parent] {
+		if j.key == k {
+			return j
+		}
+	}
+	j := &job{key: k}
+	n.jobs[k.parent] = append(n.jobs[k.parent], j)
+	return j
+}
+
+func (n *notifier) drop(j *job) {
+	list := n.jobs[j.key.parent]
+	for i, o := range list {
+		if o == j {
+			list[i] = list[len(list)-1]
+			list[len(list)-1] = nil
+			list = list[:len(list)-1]
+			break
+		}
+	}
+	if len(list) == 0 {
+		delete(n.jobs, j.key.parent)
+	} else {
+		n.jobs[j.key.parent] = list
+	}
+}
+
+func (r *round) widen(off, end int64) {
+	switch {
+	case off < 0:
+	case r.off < 0:
+		r.off, r.end = off, end
+	default:
+		r.off, r.end = min(r.off, off), max(r.end, end)
+	}
+}
+
+func (n *notifier) inFlight(k entryKey) bool {
+	if k.name == "" {
+		return n.writing[k.parent] > 0
+	}
+	return n.changing[k.parent] > 0
+}
+
+func (n *notifier) wait(k entryKey, r *round) {
+	select {
+	case <-r.done:
+		return
+	default:
+	}
+	t := time.NewTimer(maxWait)
+	defer t.Stop()
+	select {
+	case <-r.done:
+	case <-t.C:
+		n.log.Warn("a kernel is slow to take a notification", "inode", k.parent)
+	}
+}
+
+// begin announces a WRITE (entry false) on an inode or an operation in a directory: who waits for a notification about it waits no more.
+func (n *notifier) begin(ino mount.Ino, entry bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if entry {
+		n.changing[ino]++
+	} else {
+		n.writing[ino]++
+	}
+	for _, j := range n.jobs[ino] {
+		if (j.key.name != "") == entry {
+			j.current.release()
+			j.next.release()
+		}
+	}
+}
+
+func (n *notifier) end(ino mount.Ino, entry bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	m := n.writing
+	if entry {
+		m = n.changing
+	}
+	if m[ino]--; m[ino] == 0 {
+		delete(m, ino)
+	}
+}
+
+func (n *notifier) enqueue(j *job) {
+	n.queue = append(n.queue, j)
+	if n.waiting > 0 {
+		n.idle.Signal()
+	} else if n.workers < maxWorkers {
+		n.workers++
+		go n.work()
+	}
+}
+
+// work sends what is queued. One worker stays when there is nothing to do.
+func (n *notifier) work() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for {
+		for len(n.queue) == 0 {
+			if n.closed || n.waiting > 0 {
+				n.workers--
+				return
+			}
+			n.waiting++
+			n.idle.Wait()
+			n.waiting--
+		}
+		j := n.queue[0]
+		n.queue[0] = nil
+		if n.queue = n.queue[1:]; len(n.queue) == 0 {
+			n.queue = nil
+		}
+		r := j.next
+		j.current, j.next = r, nil
+		n.mu.Unlock()
+		n.send(j.key, r)
+		n.mu.Lock()
+		r.release()
+		j.current = nil
+		if j.next != nil {
+			n.enqueue(j)
+		} else {
+			n.drop(j)
+		}
+	}
+}
+
+// send notifies, again if an answer with the state of before may have arrived after it.
+func (n *notifier) send(k entryKey, r *round) {
+	pause := time.Millisecond
+	for {
+		var errno syscall.Errno
+		var again bool
+		if k.name == "" {
+			errno = n.fd.inode(k.parent, r.off, r.end)
+			again = errno == syscall.ENOENT && n.interest.fresh(k.parent)
+		} else {
+			fresh := n.interest.entryFresh(k) || n.interest.unsettled()
+			errno = n.fd.entry(k.parent, k.name, n.expire)
+			again = fresh
+		}
+		switch errno {
+		case 0, syscall.ENOENT:
+		case syscall.ENODEV, syscall.EBADF, syscall.ENOTCONN, syscall.EPERM:
+			return // the mount has ended
+		default:
+			n.log.Warn("notification refused", "inode", k.parent, "err", errno)
+		}
+		if !again || pause > time.Duration(2*settle) {
+			return
+		}
+		t := time.NewTimer(pause)
+		<-t.C
+		pause *= 2
+	}
+}
+
+// close ends the workers and releases who waits.
+func (n *notifier) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	for _, list := range n.jobs {
+		for _, j := range list {
+			j.current.release()
+			j.next.release()
+		}
+	}
+	n.idle.Broadcast()
+}
+
+// device is our own descriptor of the FUSE connection. go-fuse's calls set no flags on INVAL_ENTRY, so the messages are written here.
+type device struct {
+	mu sync.RWMutex // held for reading while the descriptor is used
+	fd int          // -1: closed
+}
+
+func (d *device) write(msg []byte) syscall.Errno {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.fd < 0 {
+		return syscall.EBADF
+	}
+	for {
+		_, err := unix.Write(d.fd, msg)
+		switch e, _ := err.(syscall.Errno); {
+		case err == nil:
+			return 0
+		case e == syscall.EINTR:
+		default:
+			return e
+		}
+	}
+}
+
+func (d *device) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fd >= 0 {
+		_ = unix.Close(d.fd)
+		d.fd = -1
+	}
+}
+
+const outHeader = 16 // bytes of struct fuse_out_header
+
+func header(buf []byte, code int32) {
+	binary.NativeEndian.PutUint32(buf[0:], uint32(len(buf)))
+	binary.NativeEndian.PutUint32(buf[4:], uint32(code))
+	binary.NativeEndian.PutUint64(buf[8:], 0)
+}
+
+// inode makes the kernel forget attributes and, if off >= 0, pages up to end.
+func (d *device) inode(ino mount.Ino, off, end int64) syscall.Errno {
+	var buf [outHeader + 24]byte
+	header(buf[:], -fuse.NOTIFY_INVAL_INODE)
+	size := end - off
+	if off < 0 || end == 1<<63-1 {
+		size = 0 // to the end
+	}
+	binary.NativeEndian.PutUint64(buf[outHeader:], uint64(ino))
+	binary.NativeEndian.PutUint64(buf[outHeader+8:], uint64(off))
+	binary.NativeEndian.PutUint64(buf[outHeader+16:], uint64(size))
+	return d.write(buf[:])
+}
+
+// entry makes the kernel ask again about an entry before it believes it.
+func (d *device) entry(parent mount.Ino, name string, expire bool) syscall.Errno {
+	buf := make([]byte, outHeader+16+len(name)+1)
+	header(buf, -fuse.NOTIFY_INVAL_ENTRY)
+	binary.NativeEndian.PutUint64(buf[outHeader:], uint64(parent))
+	binary.NativeEndian.PutUint32(buf[outHeader+8:], uint32(len(name)))
+	if expire {
+		binary.NativeEndian.PutUint32(buf[outHeader+12:], fuse.EXPIRE_ONLY)
+	}
+	copy(buf[outHeader+16:], name)
+	return d.write(buf)
+}

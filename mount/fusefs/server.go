@@ -1,0 +1,204 @@
+package fusefs
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/kmsfs/kmsfs/mount"
+)
+
+const (
+	maxWrite      = 1 << 20 // bytes of one READ or WRITE
+	maxBackground = 64      // readahead and writeback requests at once
+	readAheadKB   = 2048    // of a mount, where the daemon may set it
+)
+
+// rawFS answers one kernel's requests for one session. Handlers run concurrently.
+type rawFS struct {
+	sess     *mount.Session
+	opts     Options
+	log      *slog.Logger
+	interest *interest
+	notes    *notifier
+	fd       *device
+	files    table[mount.Handle]
+	dirs     table[mount.DirHandle]
+	listers  listers
+}
+
+// String implements fuse.RawFileSystem.
+func (m *rawFS) String() string { return "kmsfs" }
+
+// SetDebug implements fuse.RawFileSystem.
+func (m *rawFS) SetDebug(bool) {}
+
+// Init is called before the first request is served.
+func (m *rawFS) Init(s *fuse.Server) {
+	m.notes.expire = s.KernelSettings().Flags64()&fuse.CAP_HAS_EXPIRE_ONLY != 0
+	m.sess.SetNotifier(m.notes)
+	m.interest.learn(mount.RootIno)
+	m.sess.Acquire(mount.RootIno, 1)
+}
+
+// OnUnmount is called after the last request.
+func (m *rawFS) OnUnmount() {}
+
+// end gives back what the kernel held: its handles and its knowledge of inodes.
+func (m *rawFS) end() {
+	m.notes.close()
+	m.fd.close()
+	m.files.mu.Lock()
+	open := m.files.slot
+	m.files.slot, m.files.free = nil, nil
+	m.files.mu.Unlock()
+	for _, h := range open {
+		if h != nil {
+			if err := h.Close(); err != nil {
+				m.log.Error("close at the end of a mount", "inode", h.Ino(), "err", err)
+			}
+		}
+	}
+	m.interest.drained(m.sess.Forget)
+}
+
+// Server is a mount.
+type Server struct {
+	raw  *rawFS
+	srv  *fuse.Server
+	dir  string // absolute
+	dev  string // major:minor, as in mountinfo; empty if unknown
+	done chan struct{}
+	once sync.Once
+}
+
+// Mount mounts a session on a directory and serves it until it is unmounted. As root it mounts by itself, for opts.UID, through a
+// descriptor of the directory; otherwise fusermount3 does.
+func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
+	clock := sess.Clock()
+	start := clock()
+	m := &rawFS{sess: sess, opts: opts, log: sess.Log().With("mount", dir)}
+	m.interest = newInterest(func() int64 { return int64(clock().Sub(start)) + settle*2 })
+	m.fd = &device{fd: -1}
+	m.notes = newNotifier(m.fd, m.interest, false, m.log)
+	m.interest.evict = m.notes.evict
+	fd, abs, err := attach(dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	m.fd.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		_ = unix.Close(fd)
+		detach(abs, "")
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	srv, err := fuse.NewServer(m, "/dev/fd/"+strconv.Itoa(fd), m.fuseOptions())
+	if err != nil {
+		m.fd.close()
+		_ = unix.Close(fd)
+		detach(abs, "")
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	s := &Server{raw: m, srv: srv, dir: abs, dev: deviceOf(abs), done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		srv.Serve()
+		m.end()
+	}()
+	s.readAhead()
+	return s, nil
+}
+
+func (m *rawFS) fuseOptions() *fuse.MountOptions {
+	return &fuse.MountOptions{
+		MaxWrite:                 maxWrite,
+		MaxReadAhead:             maxWrite,
+		MaxBackground:            maxBackground,
+		FsName:                   "kmsfs",
+		Name:                     "kmsfs",
+		ExplicitDataCacheControl: true,
+		EnableSymlinkCaching:     true,
+		DisableSplice:            true,
+		Debug:                    m.opts.Debug,
+		Logger:                   log.New(slogWriter{m.log}, "", 0),
+		ExtraCapabilities:        fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO,
+		DisabledCapabilities:     fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_PASSTHROUGH,
+	}
+}
+
+// slogWriter makes go-fuse's lines ours.
+type slogWriter struct{ log *slog.Logger }
+
+func (w slogWriter) Write(p []byte) (int, error) {
+	w.log.Warn("fuse", "msg", strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// Dir is where it is mounted.
+func (s *Server) Dir() string { return s.dir }
+
+// Device is the mount's device number, "major:minor".
+func (s *Server) Device() string { return s.dev }
+
+// Wait returns when the mount has ended and its handles are closed.
+func (s *Server) Wait() { <-s.done }
+
+// Done is closed when the mount has ended.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
+// unmountTries bounds how often Unmount tries to do it cleanly while files are being closed.
+const unmountTries = 10
+
+// Unmount unmounts: if files stay open, the mount goes from the directory tree at once and ends when they are closed. It does not
+// wait for that; Wait does.
+func (s *Server) Unmount() error {
+	pause := 5 * time.Millisecond
+	for range unmountTries {
+		if s.dev != "" && deviceOf(s.dir) != s.dev {
+			return nil // somebody else did, or something else is mounted there now
+		}
+		err := unmount(s.dir, 0)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-s.done:
+			t.Stop()
+			return nil
+		}
+		pause *= 2
+	}
+	return unmount(s.dir, unix.MNT_DETACH)
+}
+
+// Abort ends the connection: everything that waits for an answer gets an error. For a mount that does not answer any more.
+func (s *Server) Abort() error {
+	err := abort(s.dir, s.dev)
+	s.once.Do(func() { s.raw.notes.close() })
+	return err
+}
+
+// readAhead makes the kernel read further ahead, where the daemon may.
+func (s *Server) readAhead() {
+	if s.dev == "" {
+		return
+	}
+	path := "/sys/class/bdi/" + s.dev + "/read_ahead_kb"
+	if err := os.WriteFile(path, []byte(strconv.Itoa(readAheadKB)), 0); err != nil {
+		s.raw.log.Debug("read-ahead stays", "err", err)
+	}
+}
