@@ -160,7 +160,7 @@ func (s *Store) freeze() *overlay {
 	}
 	s.gen = &generation{
 		base:   old.base,
-		active: new(overlay),
+		active: newOverlay(),
 		frozen: append([]*overlay{old.active}, old.frozen...),
 		badger: old.badger,
 	}

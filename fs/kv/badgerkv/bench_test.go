@@ -14,8 +14,15 @@ func key8(prefix byte, n uint64) []byte {
 }
 
 // BenchmarkUpdate4 is what creating a small file costs: one row read, four rows of 200 bytes set. Movements into Badger go on.
-func BenchmarkUpdate4(b *testing.B) {
-	s := openTest(b, b.TempDir(), Options{})
+func BenchmarkUpdate4(b *testing.B) { benchmarkUpdate4(b, Options{}) }
+
+// BenchmarkUpdate4Burst is the same while nothing is moved: the cost of the commit itself.
+func BenchmarkUpdate4Burst(b *testing.B) {
+	benchmarkUpdate4(b, Options{Overlay: 4 << 30, Batch: 4 << 30, RedoSegment: 512 << 20})
+}
+
+func benchmarkUpdate4(b *testing.B, opt Options) {
+	s := openTest(b, b.TempDir(), opt)
 	value := make([]byte, 200)
 	n := uint64(0)
 	b.ReportAllocs()

@@ -31,22 +31,26 @@ const versionCost = 128
 // overlay holds commits that Badger does not have yet: for every row all versions of them, so that a snapshot is a number. The
 // active one is guarded by Store.mu; a frozen one never changes again.
 type overlay struct {
-	rows  btree.Map[string, *version]
+	rows  btree.Map[string, *version] // by key, for scans
+	index map[string]*version         // the same, for lookups
 	bytes int64
 	last  uint64 // the newest commit in it
 }
 
+func newOverlay() *overlay { return &overlay{index: map[string]*version{}} }
+
 // put adds a version. The key must never change.
 func (o *overlay) put(key []byte, v *version) {
-	if old, replaced := o.rows.Set(unsafe.String(unsafe.SliceData(key), len(key)), v); replaced {
+	k := unsafe.String(unsafe.SliceData(key), len(key))
+	if old, replaced := o.rows.Set(k, v); replaced {
 		v.before = old
 	}
+	o.index[k] = v
 }
 
 // get returns the row's version at seq, or nil if the overlay has none.
 func (o *overlay) get(key []byte, seq uint64) *version {
-	v, _ := o.rows.Get(unsafe.String(unsafe.SliceData(key), len(key)))
-	return v.at(seq)
+	return o.index[unsafe.String(unsafe.SliceData(key), len(key))].at(seq)
 }
 
 // generation is where everything was between two movements: commits up to base in Badger, later ones in the overlays. A

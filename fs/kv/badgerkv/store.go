@@ -119,7 +119,7 @@ func (s *Store) recover(dir string) error {
 		return fmt.Errorf("badgerkv: the redo log belongs to another store: %w", kv.ErrCorrupt)
 	}
 	last := s.db.MaxVersion()
-	s.gen = &generation{base: last, active: new(overlay), badger: s.db.NewTransactionAt(last, false)}
+	s.gen = &generation{base: last, active: newOverlay(), badger: s.db.NewTransactionAt(last, false)}
 	if err := s.replay(last, known); err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (s *Store) replay(last uint64, known bool) error {
 		if err := s.move(o); err != nil {
 			return err
 		}
-		s.gen = &generation{base: o.last, active: new(overlay), badger: s.db.NewTransactionAt(o.last, false)}
+		s.gen = &generation{base: o.last, active: newOverlay(), badger: s.db.NewTransactionAt(o.last, false)}
 		return nil
 	}
 	canMove := s.space.canMove()
