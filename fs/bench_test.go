@@ -4,11 +4,31 @@ import (
 	"bytes"
 	"strconv"
 	"testing"
+
+	"github.com/kmsfs/kmsfs/crypto"
+	"github.com/kmsfs/kmsfs/fs/extent/segment"
+	"github.com/kmsfs/kmsfs/fs/kv/badgerkv"
+	"github.com/kmsfs/kmsfs/fs/kv/sealed"
 )
+
+// newDiskRig is a volume on the stores that a daemon uses.
+func newDiskRig(b *testing.B) *rig {
+	dir := b.TempDir()
+	kv, err := badgerkv.Open(dir+"/kv", badgerkv.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ext, err := segment.Open(dir+"/segments", segment.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = kv.Close(); _ = ext.Close() })
+	return newRigWith(b, sealed.New(kv, crypto.NewDataKey()), ext)
+}
 
 // BenchmarkCreate4K is a small file's life in the volume: make, open, write 4 KiB, close.
 func BenchmarkCreate4K(b *testing.B) {
-	r := newRig(b)
+	r := newDiskRig(b)
 	dir := r.bucket("b")
 	p := bytes.Repeat([]byte{1}, 4096)
 	b.ReportAllocs()
@@ -22,7 +42,7 @@ func BenchmarkCreate4K(b *testing.B) {
 
 // BenchmarkWriteSequential writes 1 MiB at a time and seals it.
 func BenchmarkWriteSequential(b *testing.B) {
-	r := newRig(b)
+	r := newDiskRig(b)
 	f := r.create(r.bucket("b"), "f")
 	p := bytes.Repeat([]byte{1}, 1<<20)
 	b.SetBytes(int64(len(p)))
@@ -36,7 +56,7 @@ func BenchmarkWriteSequential(b *testing.B) {
 
 // BenchmarkWriteRandom4K writes 4 KiB blocks in a 256 MiB file in no order.
 func BenchmarkWriteRandom4K(b *testing.B) {
-	r := newRig(b)
+	r := newDiskRig(b)
 	f := r.create(r.bucket("b"), "f")
 	p := bytes.Repeat([]byte{1}, 4096)
 	b.ReportAllocs()
@@ -49,7 +69,7 @@ func BenchmarkWriteRandom4K(b *testing.B) {
 
 // BenchmarkRead4K reads blocks of a sealed 64 MiB file in no order.
 func BenchmarkRead4K(b *testing.B) {
-	r := newRig(b)
+	r := newDiskRig(b)
 	f := r.create(r.bucket("b"), "f")
 	_, err := f.WriteAt(make([]byte, 64<<20), 0)
 	r.ok(err)
@@ -65,7 +85,7 @@ func BenchmarkRead4K(b *testing.B) {
 
 // BenchmarkAttr is a stat of a cached inode, BenchmarkLookup of a name in a directory of 10,000.
 func BenchmarkAttr(b *testing.B) {
-	r := newRig(b)
+	r := newDiskRig(b)
 	ino := r.bucket("b")
 	for b.Loop() {
 		_, err := r.v.Attr(ino)
@@ -74,7 +94,7 @@ func BenchmarkAttr(b *testing.B) {
 }
 
 func BenchmarkLookup(b *testing.B) {
-	r := newRig(b)
+	r := newDiskRig(b)
 	dir := r.bucket("b")
 	for i := range 10000 {
 		r.ok(r.create(dir, strconv.Itoa(i)).Close())

@@ -167,6 +167,7 @@ func (v *Volume) newRow(ino Ino, dir *meta.Inode, name string, spec New) *meta.I
 		row.Sealing = spec.Sealing
 		row.Sealing.Keys = []FileKey{{Generation: 1, Wrapped: spec.Sealing.Keys[0].Wrapped}}
 		row.NextKey = 2
+	case FIFO, Socket, CharDevice, BlockDevice:
 	}
 	return row
 }

@@ -37,8 +37,10 @@ func (a *memAnchor) Store(s AnchorState) error  { a.state = s; return nil }
 
 func newRig(t testing.TB) *rig { return newRigOn(t, memextent.New()) }
 
-func newRigOn(t testing.TB, extents extent.Store) *rig {
-	r := &rig{t: t, kv: memkv.New(), extents: extents, key: crypto.NewDataKey(), anchor: &memAnchor{}, keys: map[Ino]Keys{}}
+func newRigOn(t testing.TB, extents extent.Store) *rig { return newRigWith(t, memkv.New(), extents) }
+
+func newRigWith(t testing.TB, rows kv.Store, extents extent.Store) *rig {
+	r := &rig{t: t, kv: rows, extents: extents, key: crypto.NewDataKey(), anchor: &memAnchor{}, keys: map[Ino]Keys{}}
 	r.open()
 	t.Cleanup(func() { r.ok(r.v.Close()) })
 	return r

@@ -50,6 +50,7 @@ func (m Method) String() string {
 		return "AES256"
 	case SSEKMS:
 		return "aws:kms"
+	case None:
 	}
 	return "none"
 }
