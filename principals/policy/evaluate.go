@@ -64,11 +64,15 @@ type resourceVerdict struct {
 	account int
 }
 
-// resource evaluates a key policy or a bucket policy.
+// resource evaluates a key policy or a bucket policy. A document of the wrong
+// kind is the caller's mistake, and no decision can be right: it panics.
 func (ev *evaluation) resource(d *Document) resourceVerdict {
 	var v resourceVerdict
 	if d == nil {
 		return v
+	}
+	if d.kind == IdentityPolicy {
+		panic("policy: an identity policy in the place of a resource policy")
 	}
 	for i := range d.statements {
 		st := &d.statements[i]
@@ -106,6 +110,9 @@ func (ev *evaluation) document(d *Document) docVerdict {
 	var v docVerdict
 	if d == nil {
 		return v
+	}
+	if d.kind != IdentityPolicy {
+		panic("policy: a resource policy in the place of an identity policy")
 	}
 	for i := range d.statements {
 		st := &d.statements[i]

@@ -33,7 +33,8 @@ func (k Kind) String() string {
 	}
 }
 
-// Named is a document and the name under which it is attached.
+// Named is a document and the name under which it is attached. The document
+// must be an IdentityPolicy.
 type Named struct {
 	Name     string
 	Document *Document

@@ -33,3 +33,6 @@ func runFile(t *testing.T, name string, wantVectors, wantGrants int) {
 }
 
 func TestVectors(t *testing.T) { runFile(t, "testdata/policy.json", 55, 18) }
+
+// Cases of S3, boundaries, session policies and refused documents in the same form.
+func TestMoreVectors(t *testing.T) { runFile(t, "testdata/s3.json", 34, 0) }
