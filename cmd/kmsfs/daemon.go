@@ -1,0 +1,332 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/kmsfs/kmsfs/keystore/rootkey"
+	"github.com/kmsfs/kmsfs/mount/control"
+	"github.com/kmsfs/kmsfs/mount/host"
+)
+
+const (
+	shutdownPatience = 60 * time.Second
+	maxLogSize       = 16 << 20 // bytes of daemon.log that a start keeps in place
+	codeServed       = "StoreServed"
+)
+
+// daemonOptions say how a daemon lives.
+type daemonOptions struct {
+	persistent  bool
+	log         io.Writer
+	ready       func(error)              // told once, when calls are taken or the start has failed
+	unlock      *rootkey.Unlocker        // nil: from the command line
+	then        func(*host.Daemon) error // done first, in this process; its error ends the daemon
+	auditStrict bool
+}
+
+func isHeld(err error) bool { return errors.Is(err, host.ErrBusy) || errors.Is(err, host.ErrServed) }
+
+// runDaemon is the daemon's life in this process, from lock to lock.
+func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
+	told := false
+	tell := func(err error) {
+		if o.ready != nil && !told {
+			o.ready(err)
+		}
+		told = true
+	}
+	defer func() { tell(err) }()
+	if err := host.Harden(); err != nil {
+		return err
+	}
+	level := slog.LevelInfo
+	if c.Bool("debug") {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(o.log, &slog.HandlerOptions{Level: level}))
+	lock, err := daemonLock(c, dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	unlock := unlocker(c)
+	if o.unlock != nil {
+		unlock = *o.unlock
+	}
+	s, err := openStore(dir, openOptions{Unlock: unlock, Log: log, AuditStrict: c.Bool("audit-strict")})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+
+	ended, err := host.EndDead(c.Context, s.info.StoreID)
+	if err != nil {
+		log.Warn("end dead mounts", "err", err)
+	}
+	for _, m := range ended {
+		log.Info("ended a dead mount", "dir", m)
+	}
+	farewell, err := startSupervisor(dir, s.info.StoreID)
+	if err != nil {
+		return err
+	}
+	defer farewell()
+	d, err := s.Host(true, o.persistent)
+	if err != nil {
+		return err
+	}
+	return serveCalls(c.Context, dir, d, log, o.then, tell)
+}
+
+// serveCalls takes calls until the daemon has no reason to go on, then leaves
+// in order: no new calls, mounts away, what runs ended.
+func serveCalls(ctx context.Context, dir string, d *host.Daemon, log *slog.Logger, then func(*host.Daemon) error, ready func(error)) error {
+	socket := filepath.Join(dir, host.SocketFile)
+	ln, err := control.Listen(socket)
+	if err != nil {
+		return err
+	}
+	server := control.NewServer(d.Dispatch, log)
+	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
+	defer endCalls()
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(calls, ln) }()
+	log.Info("serving", "store", dir, "pid", os.Getpid())
+	ready(nil)
+	if then != nil {
+		err = then(d)
+	}
+	if err == nil {
+		select {
+		case <-ctx.Done():
+			log.Info("ending on a signal")
+		case <-d.Done():
+		case err = <-failed:
+		}
+	}
+	_ = os.Remove(socket)
+	server.Close()
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownPatience)
+	defer cancel()
+	err = errors.Join(err, d.Shutdown(patience))
+	endCalls()
+	server.Wait()
+	log.Info("ended")
+	return err
+}
+
+// daemonLock takes the store for a daemon. A short command is waited for, as
+// is a daemon that is just leaving; one that answers is an error.
+func daemonLock(c *cli.Context, dir string) (lock *host.Lock, err error) {
+	err = await(c, func() (bool, error) {
+		lock, err = host.TryLock(dir, "daemon")
+		if isHeld(err) {
+			return answers(c, dir), err
+		}
+		return true, err
+	})
+	return lock, err
+}
+
+// readiness is the one message of a starting daemon to who started it.
+type readiness struct {
+	OK    bool           `json:"ok"`
+	Error *control.Error `json:"error,omitempty"`
+}
+
+// serveChild is the daemon in the background, started by spawn.
+func serveChild(c *cli.Context, dir string) error {
+	pipe := os.NewFile(uintptr(c.Int("ready-fd")), "ready")
+	o := daemonOptions{persistent: !c.Bool("until-unused"), log: os.Stderr}
+	o.ready = func(err error) {
+		r := readiness{OK: err == nil}
+		if err != nil {
+			hint, code := advice(err)
+			r.Error = &control.Error{Message: err.Error(), Hint: hint, Exit: code}
+			if errors.Is(err, host.ErrServed) {
+				r.Error.Code = codeServed
+			}
+		}
+		_ = json.NewEncoder(pipe).Encode(r)
+		_ = pipe.Close()
+	}
+	u := rootkey.Unlocker{CredentialDir: os.Getenv("CREDENTIALS_DIRECTORY")}
+	if fd := c.Int("passphrase-fd"); fd > 0 {
+		phrase, err := io.ReadAll(io.LimitReader(os.NewFile(uintptr(fd), "passphrase"), rootkey.MaxPassphrase+1))
+		if err != nil {
+			o.ready(err)
+			return err
+		}
+		u.Passphrase = func() ([]byte, error) { return phrase, nil }
+	}
+	o.unlock = &u
+	return runDaemon(c, dir, o)
+}
+
+// spawn starts a daemon in the background and returns when it takes calls, or
+// with the reason why it does not. It outlives this process and its terminal.
+func spawn(c *cli.Context, dir string, persistent bool) error {
+	log, err := openLog(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	ready, readyChild, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	defer func() { _ = ready.Close() }()
+	args := []string{"--store", dir, "serve", "--foreground", "--ready-fd", "3"}
+	if !persistent {
+		args = append(args, "--until-unused")
+	}
+	for _, name := range []string{"debug", "audit-strict"} {
+		if c.Bool(name) {
+			args = append(args, "--"+name)
+		}
+	}
+	files := []*os.File{readyChild}
+	phrase, err := passphraseFor(c, dir)
+	if err != nil {
+		_ = readyChild.Close()
+		return err
+	}
+	if phrase != nil {
+		defer clear(phrase)
+		r, err := filledPipe(phrase)
+		if err != nil {
+			_ = readyChild.Close()
+			return fmt.Errorf("start the daemon: %w", err)
+		}
+		files = append(files, r)
+		args = append(args, "--passphrase-fd", strconv.Itoa(2+len(files)))
+	}
+	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // it outlives this process
+	cmd.Args[0] = "kmsfs"
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	for _, f := range files {
+		_ = f.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	defer func() { _ = cmd.Process.Release() }()
+	return awaitReady(c, ready)
+}
+
+func awaitReady(c *cli.Context, ready *os.File) error {
+	stop := context.AfterFunc(c.Context, func() { _ = ready.SetReadDeadline(time.Now()) })
+	defer stop()
+	_ = ready.SetReadDeadline(time.Now().Add(daemonStart))
+	var r readiness
+	err := json.NewDecoder(io.LimitReader(ready, 1<<20)).Decode(&r)
+	switch {
+	case err == nil && r.OK:
+		return nil
+	case err == nil && r.Error != nil:
+		return r.Error
+	case c.Context.Err() != nil:
+		return c.Context.Err()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = errors.New("the daemon is not ready yet")
+	default:
+		err = errors.New("the daemon ended before it was ready")
+	}
+	return &hinted{err, "look at daemon.log in the store", exitFailed}
+}
+
+// passphraseFor asks for the passphrase here, where the terminal is, if the
+// daemon will need it. nil: it will not, or it shall say itself what is missing.
+func passphraseFor(c *cli.Context, dir string) ([]byte, error) {
+	u := unlocker(c)
+	need, err := rootkey.NeedsPassphrase(dir, u)
+	if err != nil || !need || u.Passphrase == nil {
+		return nil, err
+	}
+	return u.Passphrase()
+}
+
+// filledPipe is the reading end of a pipe that holds b and then ends.
+func filledPipe(b []byte) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.Write(b) // at most MaxPassphrase bytes: a pipe holds more
+	_ = w.Close()
+	if err != nil {
+		_ = r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// openLog opens daemon.log for appending; a long one makes room first.
+func openLog(dir string) (*os.File, error) {
+	path := filepath.Join(dir, host.LogFile)
+	if st, err := os.Stat(path); err == nil && st.Size() > maxLogSize {
+		_ = os.Rename(path, path+".old")
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the daemon's log: %w", err)
+	}
+	return f, nil
+}
+
+// startSupervisor starts the child that cleans up after a killed daemon, and
+// returns how to part from it.
+func startSupervisor(dir, storeID string) (farewell func(), err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start the supervisor: %w", err)
+	}
+	defer func() { _ = r.Close() }()
+	cmd := exec.Command("/proc/self/exe", "--store", dir, "supervise", storeID) //nolint:noctx // it outlives this process
+	cmd.Args[0], cmd.Dir, cmd.Stdin, cmd.Stderr = "kmsfs", "/", r, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		_ = w.Close()
+		return nil, fmt.Errorf("start the supervisor: %w", err)
+	}
+	gone := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(gone)
+	}()
+	return func() {
+		host.Goodbye(w)
+		<-gone
+	}, nil
+}
+
+// ignoreSignals keeps the supervisor alive through what ends its daemon.
+func ignoreSignals() context.Context {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	return context.Background()
+}
+
+// commandLog is where a short-lived command logs: warnings go to stderr.
+func commandLog(c *cli.Context) *slog.Logger {
+	return slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+func joined(list []string) string { return strings.Join(list, ",") }

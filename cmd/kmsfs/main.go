@@ -1,0 +1,46 @@
+// Command kmsfs is directories with the encryption model of Amazon S3 and KMS.
+//
+// One file per noun: each has a function cmdX that returns the command, turns
+// flags into one of mount/host's argument structs, and prints the result.
+// What a command does is written once, in mount/host, and runs either in the
+// daemon or, when none serves the store, right here (conn.go). The concrete
+// rooms of a store are put together in one function, openStore (wire.go).
+//
+// stdout carries data and nothing else; messages, hints and questions go to
+// stderr. With --json every command prints JSON. The exit statuses are in
+// exit.go, the advice that goes with errors in errors.go.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	code := run(ctx, os.Args, streams{os.Stdin, os.Stdout, os.Stderr})
+	stop()
+	os.Exit(code)
+}
+
+// streams are where a run reads and writes.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// run is the whole program: it returns the exit status.
+func run(ctx context.Context, args []string, s streams) int {
+	app := newApp(s)
+	args, err := reorder(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, args)
+	}
+	if err == nil {
+		return exitOK
+	}
+	return report(ctx, s.err, err)
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/kmsfs/kmsfs/keystore/rootkey"
+	"github.com/kmsfs/kmsfs/mount/control"
+	"github.com/kmsfs/kmsfs/mount/host"
+)
+
+func cmdServe() *cli.Command {
+	return &cli.Command{
+		Name: "serve", Category: catStore, Usage: "run the daemon",
+		Description: `The daemon keeps the store open and hosts its mounts. "kmsfs mount" starts one by itself, which
+goes with the last mount; this one stays until "kmsfs stop". Its messages are in daemon.log in the store.
+
+Example:
+   kmsfs serve`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "foreground", Usage: "stay in front and log to standard error"},
+			&cli.BoolFlag{Name: "debug", Usage: "log more"},
+			&cli.BoolFlag{Name: "audit-strict", Usage: "write each audit event to disk before the key is handed out"},
+			&cli.IntFlag{Name: "ready-fd", Hidden: true},
+			&cli.IntFlag{Name: "passphrase-fd", Hidden: true},
+			&cli.BoolFlag{Name: "until-unused", Hidden: true},
+		},
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c, 0, 0); err != nil {
+				return err
+			}
+			dir, err := storeDir(c)
+			if err != nil {
+				return err
+			}
+			if c.Int("ready-fd") > 0 {
+				return serveChild(c, dir)
+			}
+			if err := mayOpen(dir); err != nil {
+				return err
+			}
+			if answers(c, dir) {
+				return host.ErrServed
+			}
+			if c.Bool("foreground") {
+				return runDaemon(c, dir, daemonOptions{persistent: true, log: os.Stderr})
+			}
+			return spawn(c, dir, true)
+		},
+	}
+}
+
+func answers(c *cli.Context, dir string) bool {
+	client, err := control.Dial(c.Context, filepath.Join(dir, host.SocketFile))
+	if err != nil {
+		return false
+	}
+	_ = client.Close()
+	return true
+}
+
+func cmdStatus() *cli.Command {
+	return &cli.Command{
+		Name: "status", Category: catStore, Usage: "show the daemon and its mounts",
+		Description: `Example:
+   kmsfs status`,
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c, 0, 0); err != nil {
+				return err
+			}
+			s, err := status(c)
+			if err != nil {
+				return err
+			}
+			return show(c, s, func(w io.Writer) { printStatus(w, s) })
+		},
+	}
+}
+
+// status asks the daemon; without one the header says what there is to say,
+// and nothing is unlocked for it.
+func status(c *cli.Context) (host.Status, error) {
+	dir, err := storeDir(c)
+	if err != nil {
+		return host.Status{}, err
+	}
+	if answers(c, dir) {
+		var s host.Status
+		return s, call(c, host.CmdStatus, host.NoArgs{}, &s)
+	}
+	if err := mayOpen(dir); err != nil {
+		return host.Status{}, err
+	}
+	info, err := rootkey.Read(dir)
+	if err != nil {
+		return host.Status{}, err
+	}
+	return host.Status{Store: dir, StoreID: info.StoreID, Account: info.Account, Region: info.Region, Mounts: []host.MountInfo{}}, nil
+}
+
+func printStatus(w io.Writer, s host.Status) {
+	table(w, func(row func(...string)) {
+		row("store:", s.Store)
+		row("account:", s.Account+", region "+s.Region)
+		switch {
+		case !s.Running:
+			row("daemon:", "not running")
+		case s.Persistent:
+			row("daemon:", fmt.Sprintf("running, process %d, until stopped", s.PID))
+		default:
+			row("daemon:", fmt.Sprintf("running, process %d, until its last mount goes", s.PID))
+		}
+		if s.Since != nil {
+			row("since:", s.Since.Format(time.RFC3339))
+		}
+		if s.Space != nil {
+			row("space:", fmt.Sprintf("%d of %d MiB free, %d files", s.Space.Free>>20, s.Space.Total>>20, s.Space.Files))
+		}
+		if s.Running {
+			row("mounts:", fmt.Sprint(len(s.Mounts)))
+		}
+	})
+	table(w, func(row func(...string)) {
+		for _, m := range s.Mounts {
+			row("  "+quotePath(m.Dir), m.Principal, fmt.Sprintf("uid %d", m.UID), joined(m.Options))
+		}
+	})
+}
+
+func cmdStop() *cli.Command {
+	return &cli.Command{
+		Name: "stop", Category: catStore, Usage: "end the daemon and its mounts",
+		Description: `Everything is written out first. A mount that is still in use is detached after a few seconds.
+
+Example:
+   kmsfs stop`,
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c, 0, 0); err != nil {
+				return err
+			}
+			dir, err := storeDir(c)
+			if err != nil {
+				return err
+			}
+			if !answers(c, dir) {
+				if err := mayOpen(dir); err != nil {
+					return err
+				}
+				note(c, "no daemon runs")
+				return nil
+			}
+			if err := call(c, host.CmdStop, host.NoArgs{}, nil); err != nil {
+				return err
+			}
+			// It holds the lock until the last byte is written.
+			return await(c, func() (bool, error) {
+				lock, err := host.TryLock(dir, "command")
+				if err != nil {
+					return !isHeld(err), err
+				}
+				lock.Release()
+				return true, nil
+			})
+		},
+	}
+}
+
+func cmdSupervise() *cli.Command {
+	return &cli.Command{
+		Name: "supervise", Hidden: true, Usage: "end a dead daemon's mounts (started by the daemon itself)", ArgsUsage: "STORE-ID",
+		Description: `Example:
+   kmsfs supervise STORE-ID`,
+		Action: func(c *cli.Context) error {
+			args, err := arguments(c, 1, 1)
+			if err != nil {
+				return err
+			}
+			dir, err := storeDir(c)
+			if err != nil {
+				return err
+			}
+			if err := host.Harden(); err != nil {
+				return err
+			}
+			return host.Supervise(ignoreSignals(), c.App.Reader, dir, args[0])
+		},
+	}
+}

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kmsfs/kmsfs/crypto"
+	"github.com/kmsfs/kmsfs/fs"
+	"github.com/kmsfs/kmsfs/fs/extent/segment"
+	"github.com/kmsfs/kmsfs/fs/kv"
+	"github.com/kmsfs/kmsfs/fs/kv/badgerkv"
+	"github.com/kmsfs/kmsfs/fs/kv/ledger"
+	"github.com/kmsfs/kmsfs/fs/kv/sealed"
+	"github.com/kmsfs/kmsfs/keystore"
+	"github.com/kmsfs/kmsfs/keystore/audit"
+	"github.com/kmsfs/kmsfs/keystore/rootkey"
+	"github.com/kmsfs/kmsfs/mount"
+	"github.com/kmsfs/kmsfs/mount/fusefs"
+	"github.com/kmsfs/kmsfs/mount/host"
+	"github.com/kmsfs/kmsfs/principals"
+)
+
+// The names by which keys are derived from the root key. They are part of the
+// format: one key, one purpose.
+const (
+	keyRows     = "kmsfs/rows/v1"     // seals the rows of the key-value store
+	keyLedger   = "kmsfs/ledger/v1"   // authenticates identities, policies, keys and grants
+	keyVolume   = "kmsfs/volume/v1"   // hashes names, authenticates maps
+	keyAnchor   = "kmsfs/anchor/v1"   // authenticates the epoch file
+	keyAudit    = "kmsfs/audit/v1"    // seals and chains the audit log
+	keyKeystore = "kmsfs/keystore/v1" // wraps key material
+)
+
+// The parts of a store's directory that are not the key-value engine's.
+const (
+	dirSegments = "segments"
+	dirAudit    = "audit"
+	fileShred   = "shred"
+	fileEpoch   = "epoch"
+)
+
+type openOptions struct {
+	Unlock      rootkey.Unlocker
+	Log         *slog.Logger
+	AuditStrict bool
+}
+
+// store is an open store: every room, from the bottom up.
+type store struct {
+	dir  string
+	info rootkey.Info
+	root *crypto.DataKey
+	log  *slog.Logger
+
+	kv         kv.Store
+	ledger     *ledger.Ledger
+	audit      *audit.Log
+	principals *principals.Store
+	keystore   *keystore.Service
+	extents    *segment.Store
+	volume     *fs.Volume
+
+	close []func() error // in the order of opening
+}
+
+// openStore unlocks the store in dir and opens every room. The caller holds
+// its lock.
+func openStore(dir string, o openOptions) (*store, error) {
+	info, root, err := rootkey.Open(dir, o.Unlock)
+	if err != nil {
+		return nil, err
+	}
+	return assemble(dir, info, root, o.Log, o.AuditStrict)
+}
+
+// assemble is where the concrete rooms of a store are put together, and the
+// only place. It owns root from then on.
+func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Logger, auditStrict bool) (s *store, err error) {
+	s = &store{dir: dir, info: info, root: root, log: log}
+	s.opened(func() error { root.Wipe(); return nil })
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open the store: %w", errors.Join(err, s.Close()))
+			s = nil
+		}
+	}()
+	clock := time.Now
+
+	engine, err := badgerkv.Open(dir, badgerkv.Options{Logger: log})
+	if err != nil {
+		return s, err
+	}
+	s.opened(engine.Close)
+	s.kv = sealed.New(engine, s.key(keyRows))
+	if s.ledger, err = ledger.Open(s.kv, s.key(keyLedger)); err != nil {
+		return s, err
+	}
+
+	chain := s.key(keyAudit)
+	s.audit, err = audit.Open(filepath.Join(dir, dirAudit), chain.Expose(), audit.Options{Clock: clock, Strict: auditStrict, Logger: log})
+	if err != nil {
+		return s, err
+	}
+	s.opened(s.closeAudit)
+	if err := s.checkAuditHead(); err != nil {
+		return s, err
+	}
+
+	if s.principals, err = principals.Open(s.ledger, info.Account, clock); err != nil {
+		return s, err
+	}
+	s.keystore, err = keystore.Open(keystore.Config{
+		Ledger: s.ledger, Root: s.key(keyKeystore), ShredFile: filepath.Join(dir, fileShred), Audit: s.audit,
+		Account: info.Account, Region: info.Region, Clock: clock, Logger: log, Principal: s.exists,
+	})
+	if err != nil {
+		return s, err
+	}
+	s.opened(s.keystore.Close)
+
+	s.extents, err = segment.Open(filepath.Join(dir, dirSegments), segment.Options{StoreID: info.Store, Clock: clock, Logger: log})
+	if err != nil {
+		return s, err
+	}
+	s.opened(s.extents.Close)
+	anchor, err := fs.OpenFileAnchor(filepath.Join(dir, fileEpoch), s.key(keyAnchor))
+	if err != nil {
+		return s, err
+	}
+	s.opened(anchor.Close)
+	s.volume, err = fs.Open(fs.Config{
+		KV: s.kv, Extents: s.extents, Key: s.key(keyVolume), StoreID: info.Store, Anchor: anchor, Dir: dir, Clock: clock, Log: log,
+	})
+	if err != nil {
+		return s, err
+	}
+	s.opened(s.volume.Close)
+	return s, nil
+}
+
+// key derives a room's key. It is wiped when the store closes: rooms that
+// keep one longer have cloned it.
+func (s *store) key(name string) *crypto.DataKey {
+	k := s.root.Derive(nil, name)
+	s.opened(func() error { k.Wipe(); return nil })
+	return k
+}
+
+func (s *store) opened(undo func() error) { s.close = append(s.close, undo) }
+
+// Close closes every room, the last opened first.
+func (s *store) Close() error {
+	var errs []error
+	for i := len(s.close) - 1; i >= 0; i-- {
+		errs = append(errs, s.close[i]())
+	}
+	s.close = nil
+	return errors.Join(errs...)
+}
+
+// exists answers the keystore, whose policies and grants may only name
+// principals that there are.
+func (s *store) exists(arn string) bool {
+	_, err := s.principals.ByARN(arn)
+	return err == nil
+}
+
+// Host makes the daemon over this store. Only one with mounts may host them.
+func (s *store) Host(mounts, persistent bool) (*host.Daemon, error) {
+	st, err := os.Stat(filepath.Join(s.dir, rootkey.HeaderFile))
+	if err != nil {
+		return nil, err
+	}
+	owner, err := ownerOf(st)
+	if err != nil {
+		return nil, err
+	}
+	c := host.Config{
+		Dir: s.dir, Owner: owner, Info: s.info, Root: s.root, Volume: s.volume, Keystore: s.keystore, Principals: s.principals,
+		Audit: s.audit, Persistent: persistent, PID: os.Getpid(), Clock: time.Now, Log: s.log,
+	}
+	if mounts {
+		c.Mount = func(m *mount.Session, dir string, o fusefs.Options) (host.Server, error) { return fusefs.Mount(m, dir, o) }
+	}
+	return host.New(c), nil
+}
+
+// The end of the audit log is kept in the ledger whenever the store closes in
+// order, so that events cut off while it was closed are missed.
+const (
+	kindAuditHead = 'H'
+	auditHeadID   = "audit"
+)
+
+func (s *store) checkAuditHead() error {
+	doc, ok := s.ledger.Get(kindAuditHead, auditHeadID)
+	if !ok {
+		return nil
+	}
+	head, err := parseHead(doc)
+	if err != nil {
+		return err
+	}
+	if err := s.audit.Contains(head); err != nil {
+		// The store stays usable, or whoever can delete a file could lock everyone
+		// out; kmsfs audit verify and every start say it.
+		s.log.Error("the audit log lacks events that were there when the store was last closed", "sequence", head.Sequence, "err", err)
+	}
+	return nil
+}
+
+func (s *store) closeAudit() error {
+	err := s.audit.Flush()
+	if err == nil {
+		err = s.keepAuditHead()
+	}
+	return errors.Join(err, s.audit.Close())
+}
+
+func (s *store) keepAuditHead() error {
+	doc := formatHead(s.audit.Head())
+	if old, ok := s.ledger.Get(kindAuditHead, auditHeadID); ok && string(old) == string(doc) {
+		return nil
+	}
+	return s.ledger.Update(func(tx *ledger.Tx) error {
+		tx.Put(kindAuditHead, auditHeadID, doc)
+		return nil
+	})
+}
+
+func formatHead(h audit.Head) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, h.Sequence), h.Chain[:]...)
+}
+
+func parseHead(doc []byte) (audit.Head, error) {
+	var h audit.Head
+	if len(doc) != 8+len(h.Chain) {
+		return h, errors.New("the remembered end of the audit log is malformed")
+	}
+	h.Sequence = binary.BigEndian.Uint64(doc)
+	copy(h.Chain[:], doc[8:])
+	return h, nil
+}

@@ -1,0 +1,403 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kmsfs/kmsfs/mount"
+	"github.com/kmsfs/kmsfs/mount/control"
+	"github.com/kmsfs/kmsfs/mount/fusefs"
+)
+
+// Mounter puts a session before the kernel. The mount is usable when it
+// returns. dir is the caller's: it must belong to opts.UID.
+type Mounter func(s *mount.Session, dir string, opts fusefs.Options) (Server, error)
+
+// Server is one mount in the kernel.
+type Server interface {
+	Wait()        // until the kernel is done with the mount, whoever ended it
+	Abort() error // ends it now, whatever hangs on it: its users get errors
+}
+
+// mounted is a row of the table.
+type mounted struct {
+	info    MountInfo
+	server  Server
+	session *mount.Session
+	gone    chan struct{} // closed when the row is out of the table
+}
+
+const (
+	busyGrace   = 3 * time.Second        // how long Shutdown waits for a mount in use
+	busyPause   = 50 * time.Millisecond  // between two tries
+	umountGrace = 500 * time.Millisecond // how long umount waits for the last user of a mount
+)
+
+func (c *call) status() (any, error) {
+	d := c.d
+	s := Status{
+		Running: d.cfg.Mount != nil, Store: d.cfg.Dir, StoreID: d.cfg.Info.StoreID, Account: d.cfg.Info.Account,
+		Region: d.cfg.Info.Region, PID: d.cfg.PID, Since: &d.since, Persistent: d.cfg.Persistent, Mounts: []MountInfo{},
+	}
+	for _, m := range d.table() {
+		// A mount that one may not end one need not see.
+		if d.trusted(c.peer.UID) || c.peer.UID == m.info.UID || c.peer.UID == m.info.By {
+			s.Mounts = append(s.Mounts, m.info)
+		}
+	}
+	if sp, err := d.cfg.Volume.StatFS(); err == nil {
+		s.Space = &Space{Total: sp.Blocks * uint64(sp.BlockSize), Free: sp.BlocksAvail * uint64(sp.BlockSize), Files: sp.Files}
+	}
+	return s, nil
+}
+
+func (c *call) stop() (any, error) {
+	if c.d.cfg.Mount == nil {
+		return nil, errNoHost
+	}
+	c.d.stop()
+	return nil, nil
+}
+
+// table is the mounts that stand, by directory.
+func (d *Daemon) table() []*mounted {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []*mounted
+	for _, dir := range slices.Sorted(maps.Keys(d.mounts)) {
+		if m := d.mounts[dir]; m != nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// below says where a path lies on one of the mounts.
+func (d *Daemon) below(path string) (rest string, ok bool) {
+	if path == "" {
+		return "", false
+	}
+	for _, m := range d.table() {
+		if path == m.info.Dir {
+			return "", true
+		}
+		if rest, ok := strings.CutPrefix(path, m.info.Dir+"/"); ok {
+			return rest, true
+		}
+	}
+	return "", false
+}
+
+func (c *call) mount(a MountArgs) (any, error) {
+	d := c.d
+	if d.cfg.Mount == nil {
+		return nil, errNoHost
+	}
+	name := a.Principal
+	if name == "" {
+		name = c.as
+	}
+	if err := c.actAs(name); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(a.Dir) || filepath.Clean(a.Dir) != a.Dir || a.Dir == "/" {
+		return nil, fmt.Errorf("%w: %q is not an absolute path", errArguments, a.Dir)
+	}
+	if err := d.reserve(a.Dir); err != nil {
+		return nil, err
+	}
+	m, err := c.makeMount(a)
+	d.settle(a.Dir, m)
+	if err != nil {
+		return nil, err
+	}
+	d.log.Info("mounted", "dir", m.info.Dir, "principal", m.info.Principal, "uid", m.info.UID, "by", m.info.By)
+	if !a.Wait {
+		return m.info, nil
+	}
+	return nil, c.wait(m)
+}
+
+// wait answers when the mount has ended, and ends it when the caller hangs up.
+func (c *call) wait(m *mounted) error {
+	if err := c.emit(m.info); err != nil {
+		c.d.log.Info("the caller of a mount in front has gone", "dir", m.info.Dir)
+	}
+	select {
+	case <-m.gone:
+		return nil
+	case <-c.ctx.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), busyGrace)
+	defer cancel()
+	return c.d.end(ctx, m)
+}
+
+// reserve keeps a directory for a mount that is being made.
+func (d *Daemon) reserve(dir string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ending {
+		return errEnding
+	}
+	if _, taken := d.mounts[dir]; taken {
+		return fmt.Errorf("%s: %w", dir, errMounted)
+	}
+	d.mounts[dir] = nil
+	d.pending++
+	return nil
+}
+
+// settle puts the mount into the table, or gives the directory back, and then
+// watches over its end.
+func (d *Daemon) settle(dir string, m *mounted) {
+	d.mu.Lock()
+	d.pending--
+	if m == nil {
+		delete(d.mounts, dir)
+		d.endIfUnused()
+		d.mu.Unlock()
+		return
+	}
+	d.mounts[dir] = m
+	d.mu.Unlock()
+	go d.watch(dir, m)
+}
+
+// endIfUnused ends a daemon that was started for its mounts when none is
+// left. mu is held.
+func (d *Daemon) endIfUnused() {
+	if !d.cfg.Persistent && d.pending == 0 && len(d.mounts) == 0 {
+		d.ending = true
+		d.stop()
+	}
+}
+
+// watch waits for the end of a mount, whether by umount(8) or by us.
+func (d *Daemon) watch(dir string, m *mounted) {
+	m.server.Wait()
+	if err := m.session.Close(); err != nil {
+		d.log.Error("close a mount's session", "dir", dir, "err", err)
+	}
+	d.log.Info("unmounted", "dir", dir)
+	d.mu.Lock()
+	delete(d.mounts, dir)
+	close(m.gone)
+	d.endIfUnused()
+	d.mu.Unlock()
+}
+
+// makeMount checks who mounts what where, and mounts.
+func (c *call) makeMount(a MountArgs) (*mounted, error) {
+	d := c.d
+	opts, err := fusefs.ParseOptions(strings.Join(a.Options, ","), c.peer.UID == 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errOption, err)
+	}
+	if opts.UID, opts.GID, err = d.entering(c.peer, c.as, a.Dir); err != nil {
+		return nil, err
+	}
+	// SOURCE
+	s, err := d.session(c.as, mount.Options{ReadOnly: opts.ReadOnly, SSE: opts.SSE, Mount: a.Dir})
+	if err != nil {
+		return nil, err
+	}
+	server, err := d.cfg.Mount(s, a.Dir, opts)
+	if err != nil {
+		err = fmt.Errorf("mount %s: %w", a.Dir, err)
+		if errors.Is(err, syscall.ENOTCONN) {
+			err = &hintedError{err: err, hint: "a dead mount is there: kmsfs umount " + a.Dir + " or umount -l " + a.Dir}
+		}
+		return nil, errors.Join(err, s.Close())
+	}
+	return &mounted{
+		server: server, session: s, gone: make(chan struct{}),
+		info: MountInfo{
+			Dir: a.Dir, Principal: c.as, UID: opts.UID, GID: opts.GID, Options: a.Options, Since: d.cfg.Clock(), By: c.peer.UID,
+		},
+	}, nil
+}
+
+// entering settles which OS user will enter a mount, and that the directory is
+// his. Callers other than root mount for themselves. Root mounts for the user
+// whom the principal is bound to; of several, the one whose directory it is.
+// fusefs opens the directory once more as that user and mounts on what it
+// opened, so a directory swapped in between gains nothing.
+func (d *Daemon) entering(peer control.Peer, principal, dir string) (uid, gid uint32, err error) {
+	st, err := os.Lstat(dir)
+	if err != nil {
+		var path *os.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return 0, 0, fmt.Errorf("%w: %s: %w", errDirectory, dir, err)
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !st.IsDir() || !ok {
+		return 0, 0, fmt.Errorf("%w: %s", errDirectory, dir)
+	}
+	if peer.UID != 0 {
+		if sys.Uid != peer.UID {
+			return 0, 0, notHis(dir, sys.Uid, peer.UID)
+		}
+		return peer.UID, peer.GID, nil
+	}
+	p, err := d.cfg.Principals.Get(principal)
+	if err != nil {
+		return 0, 0, err
+	}
+	switch {
+	case len(p.UIDs) == 0 || slices.Contains(p.UIDs, sys.Uid):
+		uid = sys.Uid
+		if len(p.UIDs) == 0 {
+			uid = 0
+		}
+	default:
+		uid = p.UIDs[0]
+	}
+	if sys.Uid != uid {
+		return 0, 0, notHis(dir, sys.Uid, uid)
+	}
+	return uid, groupOf(uid, sys.Gid), nil
+}
+
+func notHis(dir string, owner, uid uint32) error {
+	return &hintedError{
+		err:  fmt.Errorf("%w: %s belongs to uid %d, and the mount would be entered by uid %d", errForbidden, dir, owner, uid),
+		hint: fmt.Sprintf("mount on a directory of that user: mkdir DIR && chown %d DIR", uid),
+	}
+}
+
+// groupOf is the user's primary group, or that of his directory if the system
+// does not know him.
+func groupOf(uid, dirGroup uint32) uint32 {
+	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil {
+		return dirGroup
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return dirGroup
+	}
+	return uint32(gid)
+}
+
+// umount is allowed to root, the store's owner, who asked for the mount and
+// who enters it.
+func (c *call) umount(a UmountArgs) (any, error) {
+	d := c.d
+	if d.cfg.Mount == nil {
+		return nil, errNoHost
+	}
+	d.mu.Lock()
+	m := d.mounts[a.Dir]
+	d.mu.Unlock()
+	if m == nil {
+		return nil, fmt.Errorf("%s: %w", a.Dir, errNoMount)
+	}
+	if !d.trusted(c.peer.UID) && c.peer.UID != m.info.UID && c.peer.UID != m.info.By {
+		return nil, fmt.Errorf("%w: %s is another user's mount", errForbidden, a.Dir)
+	}
+	// What was closed is in the volume already; this makes it durable, and
+	// tells of a full disk while there is still something to be done about it.
+	if err := m.session.SyncVolume(); err != nil {
+		return nil, fmt.Errorf("write %s out: %w", a.Dir, err)
+	}
+	if a.Lazy {
+		return nil, Detach(c.ctx, a.Dir, Gently)
+	}
+	if err := c.patiently(m); err != nil {
+		return nil, err
+	}
+	select {
+	case <-m.gone:
+		return nil, nil
+	case <-c.ctx.Done():
+		return nil, c.ctx.Err()
+	}
+}
+
+// patiently unmounts a mount whose last user may be just about to leave.
+func (c *call) patiently(m *mounted) error {
+	ctx, cancel := context.WithTimeout(c.ctx, umountGrace)
+	defer cancel()
+	tick := time.NewTicker(busyPause)
+	defer tick.Stop()
+	for {
+		err := unmount(ctx, m.info.Dir)
+		if !errors.Is(err, errInUse) {
+			return err
+		}
+		select {
+		case <-m.gone:
+			return nil
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// end unmounts one mount. It waits for its users until ctx ends; then it takes
+// the mount away from them: what they wrote is in the volume already.
+func (d *Daemon) end(ctx context.Context, m *mounted) error {
+	tick := time.NewTicker(busyPause)
+	defer tick.Stop()
+	for {
+		err := unmount(ctx, m.info.Dir)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-m.gone:
+			return nil
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		}
+		d.log.Warn("ending a mount that is in use", "dir", m.info.Dir, "err", err)
+		if err := errors.Join(Detach(context.WithoutCancel(ctx), m.info.Dir, Gently), m.server.Abort()); err != nil {
+			return fmt.Errorf("end %s: %w", m.info.Dir, err)
+		}
+		return nil
+	}
+}
+
+// unmountAll ends every mount, all at once.
+func (d *Daemon) unmountAll(ctx context.Context) error {
+	d.mu.Lock()
+	d.ending = true
+	d.mu.Unlock()
+	grace, cancel := context.WithTimeout(ctx, busyGrace)
+	defer cancel()
+	all := d.table()
+	failed := make(chan error, len(all))
+	for _, m := range all {
+		go func() { failed <- d.end(grace, m) }()
+	}
+	var errs []error
+	for range all {
+		errs = append(errs, <-failed)
+	}
+	// A kernel that does not let go is not waited for.
+	settle := time.NewTimer(time.Second)
+	defer settle.Stop()
+	for _, m := range all {
+		select {
+		case <-m.gone:
+		case <-settle.C:
+			return errors.Join(errs...)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,85 @@
+package host
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kmsfs/kmsfs/principals"
+)
+
+// principalFor is the principal that a uid acts as. A name must be bound to
+// the uid, unless root or the store's owner gives it. Without a name it is the
+// one that is bound; of several, the owner's is the oldest, which is the
+// administrator that init made, and others must choose.
+func (d *Daemon) principalFor(uid uint32, name string) (string, error) {
+	bound := d.cfg.Principals.ByUID(uid)
+	if name != "" {
+		if slices.Contains(bound, name) {
+			return name, nil
+		}
+		if !d.trusted(uid) {
+			return "", &hintedError{
+				err:  fmt.Errorf("%w: uid %d may not act as %s", errForbidden, uid, name),
+				hint: boundHint(uid, bound),
+			}
+		}
+		if _, err := d.cfg.Principals.Get(name); err != nil {
+			return "", err
+		}
+		return name, nil
+	}
+	switch {
+	case len(bound) == 1:
+		return bound[0], nil
+	case len(bound) == 0:
+		return "", &hintedError{
+			err:  fmt.Errorf("%w: no principal is bound to uid %d", errForbidden, uid),
+			hint: fmt.Sprintf("an administrator binds one: kmsfs principal create NAME --uid %d; root and the owner may say --as NAME", uid),
+		}
+	case d.trusted(uid):
+		return d.oldest(bound), nil
+	}
+	return "", &hintedError{
+		err:  fmt.Errorf("%w: several principals are bound to uid %d", errWhich, uid),
+		hint: "choose one with --as: " + strings.Join(bound, ", "),
+	}
+}
+
+func boundHint(uid uint32, bound []string) string {
+	if len(bound) == 0 {
+		return fmt.Sprintf("no principal is bound to uid %d", uid)
+	}
+	return "bound to your uid: " + strings.Join(bound, ", ")
+}
+
+// oldest is the principal that was made first.
+func (d *Daemon) oldest(names []string) string {
+	var best principals.Principal
+	for _, name := range names {
+		p, err := d.cfg.Principals.Get(name)
+		if err == nil && (best.Name == "" || p.Created.Before(best.Created)) {
+			best = p
+		}
+	}
+	if best.Name == "" {
+		return names[0]
+	}
+	return best.Name
+}
+
+// arn makes a user ARN of a principal's name; an ARN stays what it is.
+func (d *Daemon) arn(nameOrARN string) string {
+	if strings.HasPrefix(nameOrARN, "arn:") {
+		return nameOrARN
+	}
+	return "arn:aws:iam::" + d.cfg.Info.Account + ":user/" + nameOrARN
+}
+
+func (d *Daemon) arns(names []string) []string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = d.arn(n)
+	}
+	return out
+}
