@@ -8,6 +8,7 @@ import (
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
+	"github.com/kmsfs/kmsfs/keystore"
 )
 
 // Handle is an open file. It remembers what its rights rest on, and decides anew when that changed: a handle that lost its right seals
@@ -173,6 +174,36 @@ func (h *Handle) Truncate(size int64, killPriv bool) error {
 	}
 	h.s.hub.InodeChanged(h.s, h.ino, min(size, int64(before.Size)), 0)
 	return nil
+}
+
+// Punch makes a range read as zeros and gives its space back; the size stays.
+func (h *Handle) Punch(off, n int64, killPriv bool) error {
+	if !h.flags.Write {
+		return ErrBadHandle
+	}
+	f, err := h.begin()
+	if err != nil {
+		return err
+	}
+	err = f.Punch(off, n)
+	h.mu.RUnlock()
+	if err == nil {
+		h.wrote(off, n, killPriv)
+	}
+	return err
+}
+
+// SeekData finds the next data (or hole) at or behind off. ErrNotFound: there is none.
+func (h *Handle) SeekData(off int64, data bool) (int64, error) {
+	f, err := h.begin()
+	if err != nil {
+		return 0, err
+	}
+	defer h.mu.RUnlock()
+	if data {
+		return f.SeekData(off)
+	}
+	return f.SeekHole(off)
 }
 
 // Flush seals and commits what was written: it is then safe from a crash of the process.
@@ -387,11 +418,19 @@ func (s *Session) revalidate(keys []string, rights bool) {
 	})
 }
 
-// cachedUnder reports whether cached content of a file may have become unreadable: its key is among those that changed, or rights
-// changed and it has a KMS key at all.
+// cachedUnder reports whether cached content of a file is under a KMS key that concerns us (one of those that changed, or any if
+// rights changed) and may not be decrypted any more. Nothing is decrypted for that, and no event written.
 func (s *Session) cachedUnder(ino Ino, changed map[string]bool, rights bool) bool {
 	sealing, err := s.vol.Sealing(ino)
-	return err == nil && sealing.Method == fs.SSEKMS && (rights || changed[sealing.KeyARN])
+	if err != nil || sealing.Method != fs.SSEKMS || !rights && !changed[sealing.KeyARN] {
+		return false
+	}
+	v := s.view()
+	if v.who == nil {
+		return true
+	}
+	_, err = s.cfg.Keystore.Check(&keystore.Call{Who: v.who, ViaS3: true}, "kms:Decrypt", sealing.KeyARN, sealing.Context)
+	return err != nil
 }
 
 // Copy copies a range between two open files inside the daemon, through both gates, and says how many bytes.

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"sync"
 	"syscall"
 
@@ -199,51 +200,74 @@ func (m *rawFS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	}
 }
 
-// Lseek finds data and holes. Everything up to the end counts as data.
+// Lseek finds data and holes.
 func (m *rawFS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	a, err := m.sess.GetAttr(caller(&in.InHeader), mount.Ino(in.NodeId))
-	if err != nil {
-		return m.nodeStatus("lseek", in.NodeId, err)
+	h := m.files.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
 	}
-	if in.Offset >= a.Size {
-		return fuse.Status(syscall.ENXIO)
-	}
-	switch in.Whence {
-	case unix.SEEK_DATA:
-		out.Offset = in.Offset
-	case unix.SEEK_HOLE:
-		out.Offset = a.Size
-	default:
+	if in.Offset > 1<<63-1 || in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return fuse.EINVAL
 	}
-	return fuse.OK
+	at, err := h.SeekData(int64(in.Offset), in.Whence == unix.SEEK_DATA)
+	if errors.Is(err, mount.ErrNotFound) {
+		return fuse.Status(syscall.ENXIO)
+	}
+	out.Offset = uint64(at)
+	return m.nodeStatus("lseek", in.NodeId, err)
 }
 
 // Fallocate sees to it that there is room, and grows the file unless told to keep its size. It cannot reserve: content is always
-// written to new places. Other modes are not supported.
+// written to new places. Punching holes and zeroing ranges are done; other modes are not supported.
 func (m *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	h := m.files.get(in.Fh)
 	if h == nil || !h.Flags().Write {
 		return fuse.EBADF
 	}
-	if in.Mode&^unix.FALLOC_FL_KEEP_SIZE != 0 {
-		return fuse.Status(syscall.EOPNOTSUPP)
-	}
 	end := in.Offset + in.Length
+	if in.Length == 0 {
+		return fuse.EINVAL
+	}
 	if end < in.Offset || end > 1<<63-1 {
 		return fuse.Status(syscall.EFBIG)
 	}
-	a, err := m.sess.GetAttr(caller(&in.InHeader), h.Ino())
-	if err != nil {
-		return m.nodeStatus("fallocate", in.NodeId, err)
+	m.notes.begin(h.Ino(), false)
+	defer m.notes.end(h.Ino(), false)
+	keepSize := in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0
+	var err error
+	switch in.Mode &^ unix.FALLOC_FL_KEEP_SIZE {
+	case 0:
+		if !m.room(in.Length) {
+			return fuse.Status(syscall.ENOSPC)
+		}
+	case unix.FALLOC_FL_PUNCH_HOLE:
+		if !keepSize {
+			return fuse.Status(syscall.EOPNOTSUPP)
+		}
+		err = h.Punch(int64(in.Offset), int64(in.Length), true)
+	case unix.FALLOC_FL_ZERO_RANGE:
+		err = h.Punch(int64(in.Offset), int64(in.Length), true)
+	default:
+		return fuse.Status(syscall.EOPNOTSUPP)
 	}
-	if s, err := m.sess.StatFS(); err == nil && s.Blocks > 0 && in.Length/uint64(s.BlockSize) > s.BlocksAvail+a.Blocks*512/uint64(s.BlockSize) {
-		return fuse.Status(syscall.ENOSPC)
+	if err == nil && !keepSize {
+		err = m.grow(caller(&in.InHeader), h, end)
 	}
-	if in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0 || end <= a.Size {
-		return fuse.OK
+	return m.nodeStatus("fallocate", in.NodeId, err)
+}
+
+// room reports whether n more bytes have room now.
+func (m *rawFS) room(n uint64) bool {
+	s, err := m.sess.StatFS()
+	return err != nil || s.Blocks == 0 || n/uint64(s.BlockSize) <= s.BlocksAvail
+}
+
+func (m *rawFS) grow(c mount.Caller, h *mount.Handle, end uint64) error {
+	a, err := m.sess.GetAttr(c, h.Ino())
+	if err != nil || end <= a.Size {
+		return err
 	}
-	return m.nodeStatus("fallocate", in.NodeId, h.Truncate(int64(end), true))
+	return h.Truncate(int64(end), true)
 }
 
 const (

@@ -23,6 +23,9 @@ func attach(dir string, o Options) (fd int, abs string, err error) {
 		return -1, "", err
 	}
 	if os.Geteuid() != 0 {
+		if abs, err = filepath.EvalSymlinks(abs); err != nil {
+			return -1, "", err
+		}
 		fd, err = attachByHelper(abs, o)
 		return fd, abs, err
 	}
@@ -31,6 +34,9 @@ func attach(dir string, o Options) (fd int, abs string, err error) {
 		return -1, "", err
 	}
 	defer unix.Close(target)
+	if abs, err = os.Readlink("/proc/self/fd/" + strconv.Itoa(target)); err != nil { // as mountinfo names it
+		return -1, "", err
+	}
 	fd, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, "", fmt.Errorf("/dev/fuse: %w", err)
