@@ -27,7 +27,7 @@
 // write at once. The next segment is made while the current one fills. A
 // background goroutine asks the kernel to start writing back every few MiB
 // (sync_file_range), so that a Sync after a long write finds most of the work
-// done. Sync is fdatasync of the segments written since the last one; callers
+// done, and to set the next blocks aside. Sync is fdatasync of the segments written since the last one; callers
 // that come while one runs share the next.
 //
 // After a failed fdatasync the kernel has marked the lost pages clean and would
@@ -48,7 +48,8 @@
 //	└── files.mu    open descriptors
 //	space.mu    the budget of free space
 //
-// None of them is held across a system call that waits for the disk.
+// None of them is held across a system call that waits for the disk; space.mu is
+// held across statfs, which on a local file system does not.
 //
 // What the package is not: it neither checks nor encrypts content, it knows
 // nothing of inodes, and it moves nothing: a segment with one live extent left
