@@ -131,6 +131,7 @@ func (s *Store) cycle() error {
 	}
 	s.redo.Cut(o.last)
 	s.retire(o)
+	s.space.compaction.Store(s.compactionSpace())
 	s.batches.Add(1)
 	if err := s.redo.Prepare(1); err != nil {
 		// Append makes a segment itself if it needs one, and says ErrNoSpace if it cannot.

@@ -27,7 +27,7 @@ func openBadger(dir string, opt Options) (db *badger.DB, err error) {
 		WithNumVersionsToKeep(1).
 		WithMemTableSize(opt.MemTable).
 		WithNumMemtables(2).
-		WithBaseTableSize(8 << 20). // fewer files: each has a descriptor and a mapping
+		WithBaseTableSize(opt.MemTable / 2). // larger means fewer files, each with a descriptor and a mapping; smaller, smaller compactions
 		WithNumLevelZeroTables(4).
 		WithNumLevelZeroTablesStall(12).
 		WithNumCompactors(2).
@@ -37,6 +37,7 @@ func openBadger(dir string, opt Options) (db *badger.DB, err error) {
 		WithChecksumVerificationMode(options.NoVerification). // rows are sealed
 		WithValueThreshold(min(1<<20, opt.MemTable*15/100)).  // all values in the tables
 		WithValueLogFileSize(1 << 20)                         // never used
+	o.TableSizeMultiplier = 1
 	if db, err = badger.OpenManaged(o); err != nil {
 		return nil, fmt.Errorf("badgerkv: open badger: %w", err)
 	}
@@ -85,6 +86,19 @@ func readMeta(db *badger.DB) (id [16]byte, found bool, err error) {
 	}
 	copy(id[:], b[4:])
 	return id, true, nil
+}
+
+// compactionSpace estimates how many bytes compactions may need for a while in addition to what Badger uses: the first level
+// is merged into the base level as a whole, below one table is merged with about ten, and there are two compactors.
+func (s *Store) compactionSpace() int64 {
+	var all, first int64
+	for _, l := range s.db.Levels() {
+		all += l.Size
+		if l.Level == 0 || l.IsBaseLevel {
+			first += l.Size
+		}
+	}
+	return min(all, first+20*s.opt.MemTable/2)
 }
 
 // move writes the newest version of every row of a frozen overlay into Badger. It is not durable yet. Doing it again does no

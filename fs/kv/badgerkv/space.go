@@ -16,13 +16,16 @@ import (
 //	reserve / 2  below, none
 //	reserve / 4  below, nothing is moved into Badger any more; commits stay in memory and in the redo log, whose files exist
 //
-// What waits to be moved counts as used, twice, since Badger writes it once into its log and once into a table. The filesystem is
-// asked once per budget: a part of what is left above the mark. Others may fill the filesystem meanwhile, so the budget is
-// small, and the reserve larger than what Badger needs.
+// What waits to be moved counts as used, twice, since Badger writes it once into its log and once into a table. For ordinary
+// commits what compactions may need counts as used too; for those that make space it does not, or a filesystem that others
+// filled could not be emptied. The filesystem is asked once per budget: a part of what is left above the mark. Others may fill
+// the filesystem meanwhile, so the budget is small, and the reserve larger than what Badger needs.
 type space struct {
 	free    func() (free, total int64, err error)
 	reserve int64
 	budget  atomic.Int64 // bytes of commits that are accepted without asking
+
+	compaction atomic.Int64 // bytes that Badger's compactions may need
 }
 
 const (
@@ -40,7 +43,7 @@ func (s *space) check(n, pending int64, frees bool) error {
 		return err
 	}
 	left := free - 2*pending
-	if above := left - s.reserve; above >= n {
+	if above := left - s.reserve - s.compaction.Load(); above >= n {
 		s.budget.Store(min(maxBudget, above/8))
 		return nil
 	}
@@ -48,7 +51,8 @@ func (s *space) check(n, pending int64, frees bool) error {
 	if frees && left >= s.reserve/2 {
 		return nil
 	}
-	return fmt.Errorf("badgerkv: %d MiB are free, %d MiB are reserved: %w", max(left, 0)>>20, s.reserve>>20, kv.ErrNoSpace)
+	return fmt.Errorf("badgerkv: %d MiB are free, %d MiB are reserved: %w",
+		max(left, 0)>>20, (s.reserve+s.compaction.Load())>>20, kv.ErrNoSpace)
 }
 
 // canMove reports whether Badger may write.

@@ -127,6 +127,7 @@ func (s *Store) recover(dir string) error {
 		return fmt.Errorf("badgerkv: the redo log ends at commit %d, but badger has %d: %w", s.redo.Last(), last, kv.ErrCorrupt)
 	}
 	s.visible = s.redo.Last()
+	s.space.compaction.Store(s.compactionSpace())
 	s.db.SetDiscardTs(s.gen.base)
 	return nil
 }
