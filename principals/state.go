@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/ledger"
 	"github.com/kmsfs/kmsfs/principals/policy"
 )
@@ -82,6 +83,9 @@ func (s *Store) commit(fn func(c *change) error) (touched []string, err error) {
 	if err == nil {
 		s.now.Store(c.st)
 		return c.touched, nil
+	}
+	if errors.Is(err, kv.ErrNoSpace) || errors.Is(err, kv.ErrTooBig) {
+		return nil, err // surely not applied
 	}
 	// It may be unknown whether the commit took place: follow the ledger.
 	if st, again := s.load(); again == nil {

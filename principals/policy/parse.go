@@ -161,6 +161,9 @@ func (p *parser) parseStatement(at path, n node) error {
 		if has("Principal") {
 			return at.errorf("an identity policy has no Principal or NotPrincipal: it applies to whom it is attached to")
 		}
+		if !isToken(st.sid, "") {
+			return at.child("Sid").errorf("the Sid of an identity policy may hold only letters and digits, not %s", quote(st.sid))
+		}
 	} else if !has("Principal") {
 		return at.errorf("a %v needs Principal or NotPrincipal in every statement", p.doc.kind)
 	}
@@ -182,12 +185,7 @@ func (p *parser) parseStatement(at path, n node) error {
 func (p *parser) parseElement(at path, st *statement, f field) (err error) {
 	switch f.name {
 	case "Sid":
-		if st.sid, err = p.string(at, f.value); err != nil {
-			return err
-		}
-		if p.doc.kind == IdentityPolicy && !isToken(st.sid, "") {
-			return at.errorf("the Sid of an identity policy may hold only letters and digits, not %s", quote(st.sid))
-		}
+		st.sid, err = p.string(at, f.value)
 	case "Effect":
 		v, err := p.string(at, f.value)
 		if err != nil {
