@@ -67,13 +67,18 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 		return v.syncIf(o.durable, d)
 	}
 	exts, err := v.seal(n.ino, d, sealing.Current())
+	applied := false
 	if err == nil && o.durable {
 		err = v.syncExtents(d, exts)
 	}
 	if err == nil {
 		err = v.commitFlush(n, d, b, exts, o)
+		applied = err != nil && !errors.Is(err, ErrNoSpace) // nobody knows
 	}
 	if err != nil {
+		if !applied {
+			v.discard(exts)
+		}
 		v.giveBack(d, b)
 		return v.fault("flush", err)
 	}
@@ -256,6 +261,19 @@ func sealChunk(key *block.Key, dst []byte, c chunk, isLast bool) []byte {
 		dst = key.Seal(dst, pad[:], first+whole/block.Size)
 	}
 	return dst
+}
+
+// discard frees extents that no committed row names.
+func (v *Volume) discard(exts []*sealedExtent) {
+	for _, s := range exts {
+		if s == nil || s.extent.Inline || s.extent.Sealed == 0 {
+			continue
+		}
+		ref := extent.Ref{Segment: s.extent.Segment, Offset: s.extent.Offset, Length: s.extent.Sealed}
+		if err := v.cfg.Extents.Free(ref); err != nil {
+			v.log.Warn("an extent that was not committed stays", "extent", ref.String(), "err", err)
+		}
+	}
 }
 
 func inSegments(exts []*sealedExtent) bool {
