@@ -211,11 +211,16 @@ func associated(logID [16]byte, seq uint64) []byte {
 
 // seal appends a record to dst and returns the chain after it.
 func (k *keys) seal(dst []byte, h hash.Hash, logID [16]byte, seq uint64, prev mac, line []byte) ([]byte, mac) {
+	var nonce [chacha20poly1305.NonceSizeX]byte
+	rand.Read(nonce[:])
+	return k.sealWith(nonce, dst, h, logID, seq, prev, line)
+}
+
+// sealWith is seal with a nonce, which must be random except in test vectors.
+func (k *keys) sealWith(nonce [chacha20poly1305.NonceSizeX]byte, dst []byte, h hash.Hash, logID [16]byte, seq uint64, prev mac, line []byte) ([]byte, mac) {
 	start := len(dst)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(line)+minBody))
 	dst = binary.BigEndian.AppendUint64(dst, seq)
-	var nonce [chacha20poly1305.NonceSizeX]byte
-	rand.Read(nonce[:])
 	dst = append(dst, nonce[:]...)
 	dst = k.aead.Seal(dst, nonce[:], line, associated(logID, seq))
 	m := k.link(h, prev, dst[start:])

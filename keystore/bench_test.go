@@ -1,0 +1,87 @@
+package keystore
+
+import "testing"
+
+func BenchmarkGenerateDataKey(b *testing.B) {
+	w := newWorld(b)
+	arn := w.key("console")
+	c := viaS3(b, "alice", "s3full")
+	b.ReportAllocs()
+	for b.Loop() {
+		dk, _, _, err := w.GenerateDataKey(c, arn, payContext)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dk.Wipe()
+	}
+}
+
+func BenchmarkDecrypt(b *testing.B) {
+	w := newWorld(b)
+	arn := w.key("console")
+	c := viaS3(b, "alice", "s3full")
+	_, wrapped := w.generate(c, arn, payContext)
+	b.ReportAllocs()
+	for b.Loop() {
+		dk, err := w.Decrypt(c, wrapped, payContext)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dk.Wipe()
+	}
+}
+
+func BenchmarkDecryptManaged(b *testing.B) {
+	w := newWorld(b)
+	c := viaS3(b, "alice", "s3full")
+	arn, err := w.ManagedS3Key()
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, wrapped := w.generate(c, arn, payContext)
+	b.ReportAllocs()
+	for b.Loop() {
+		dk, err := w.Decrypt(c, wrapped, payContext)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dk.Wipe()
+	}
+}
+
+func BenchmarkReEncrypt(b *testing.B) {
+	w := newWorld(b)
+	from, to := w.key("console"), w.key("console")
+	c := viaS3(b, "alice", "s3full")
+	_, wrapped := w.generate(c, from, payContext)
+	for b.Loop() {
+		if _, _, err := w.ReEncrypt(c, wrapped, payContext, to, payContext); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkStoreKey(b *testing.B) {
+	w := newWorld(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		dk, _, err := w.GenerateStoreKey(payContext)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dk.Wipe()
+	}
+}
+
+// BenchmarkDecision is the gate without the cryptography: what a re-check of an open handle costs.
+func BenchmarkDecision(b *testing.B) {
+	w := newWorld(b)
+	arn := w.key("console")
+	c := viaS3(b, "alice", "s3full")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := w.Check(c, "kms:Decrypt", arn, payContext); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
