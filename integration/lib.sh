@@ -88,6 +88,7 @@ note() {
 
 die() {
   printf 'Bail out! %s: %s\n' "$NAME" "$*"
+  checks=$((checks + 1))
   failures=$((failures + 1))
   exit 1
 }
@@ -189,7 +190,7 @@ refused() {
   shift
   attempt "$@"
   verdict "$(shown "$@") refused: $want" \
-    "$([ "$status" -ne 0 ] && [ "$status" -lt 124 ] && grep -qiF -- "$want" "$T/.io/err" && no_panic && echo yes)" "failure saying: $want"
+    "$([ "$status" -ne 0 ] && [ "$status" -lt 124 ] && says -F "$want" && no_panic && echo yes)" "failure saying: $want"
 }
 
 exits() {
@@ -197,7 +198,12 @@ exits() {
   shift 2
   attempt "$@"
   verdict "$(shown "$@") exits $code: $want" \
-    "$([ "$status" -eq "$code" ] && grep -qiE -- "$want" "$T/.io/err" && no_panic && echo yes)" "exit status $code and a message matching: $want"
+    "$([ "$status" -eq "$code" ] && says -E "$want" && no_panic && echo yes)" "exit status $code and a message matching: $want"
+}
+
+# says -F|-E TEXT: the last attempt wrote that to stderr; anything will do for an empty TEXT.
+says() {
+  [ -z "$2" ] || grep -qi "$1" -- "$2" "$T/.io/err"
 }
 
 no_panic() {

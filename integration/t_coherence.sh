@@ -6,11 +6,11 @@ needs_root
 new_store
 # A second principal bound to root's uid as well, so that one process can look through both mounts.
 works kmsfs principal create second --uid 0 --policy AdministratorAccess
-works kmsfs bucket create b
+works kmsfs bucket create box
 mount_for admin "$T/m1"
 mount_for second "$T/m2"
 
-python "every kind of change on one mount is seen by the next call on the other, 300 rounds" "$T/m1/b" "$T/m2/b" <<'EOF'
+python "every kind of change on one mount is seen by the next call on the other, 300 rounds" "$T/m1/box" "$T/m2/box" <<'EOF'
 import os, random, sys
 m1, m2 = sys.argv[1:]
 rnd = random.Random(5)
@@ -58,7 +58,7 @@ for i in range(300):
 assert os.listdir(m1) == os.listdir(m2) == []
 EOF
 
-python "open handles on both mounts see each other's writes, and appends never overlap" "$T/m1/b/h" "$T/m2/b/h" <<'EOF'
+python "open handles on both mounts see each other's writes, and appends never overlap" "$T/m1/box/h" "$T/m2/box/h" <<'EOF'
 import os, sys
 p1, p2 = sys.argv[1:]
 a = os.open(p1, os.O_CREAT | os.O_RDWR, 0o644)
@@ -89,7 +89,7 @@ assert len(lines) == 1000 and all(l in (b"a" * 99, b"b" * 99) for l in lines)
 assert open(p2, "rb").read() == data
 EOF
 
-LIMIT=120 python "both mounts write one file through caches at once, and neither locks up" "$T/m1/b/w" "$T/m2/b/w" <<'EOF'
+LIMIT=120 python "both mounts write one file through caches at once, and neither locks up" "$T/m1/box/w" "$T/m2/box/w" <<'EOF'
 import os, random, sys
 pids = []
 for n, p in enumerate(sys.argv[1:] * 2):
@@ -108,7 +108,7 @@ for pid in pids:
     assert os.waitpid(pid, 0)[1] == 0
 EOF
 
-LIMIT=120 python "both mounts create, rename and remove in one directory at once" "$T/m1/b" "$T/m2/b" <<'EOF'
+LIMIT=120 python "both mounts create, rename and remove in one directory at once" "$T/m1/box" "$T/m2/box" <<'EOF'
 import os, random, sys
 dirs = [d + "/busy" for d in sys.argv[1:]]
 os.mkdir(dirs[0])
@@ -136,7 +136,7 @@ assert one == two, (one, two)
 for name in one:
     assert os.stat(f"{dirs[0]}/{name}").st_ino == os.stat(f"{dirs[1]}/{name}").st_ino
 EOF
-works rm -r "$T/m1/b/busy"
+works rm -r "$T/m1/box/busy"
 works kmsfs umount "$T/m1"
-works touch "$T/m2/b/the-other-stays"
+works touch "$T/m2/box/the-other-stays"
 works kmsfs umount "$T/m2"

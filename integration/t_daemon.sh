@@ -13,7 +13,7 @@ gone() { ! is_mounted "$1"; }
 share count_daemons gone
 
 story "a command without a daemon leaves none behind; several at once wait for one another"
-works kmsfs bucket create b
+works kmsfs bucket create box
 prints "" daemons
 works bash -c 'for i in 1 2 3 4 5 6; do kmsfs bucket create many-$i & p="$p $!"; done; for i in $p; do wait $i || exit 1; done'
 prints 6 sh -c "kmsfs bucket list | grep -c many-"
@@ -22,16 +22,16 @@ prints "" daemons
 story "mount starts a daemon in the background and returns when the mount is usable"
 mkdir "$T/m" "$T/m2"
 works kmsfs mount "$T/m"
-works touch "$T/m/b/at-once"
+works touch "$T/m/box/at-once"
 matches "$T/m" kmsfs status
 works kmsfs mount "$T/m2"
-works touch "$T/m2/b/second"
+works touch "$T/m2/box/second"
 works kmsfs bucket create while-mounted
 works test -d "$T/m/while-mounted"
 
 story "it ends with its last mount"
 works kmsfs umount "$T/m"
-works ls "$T/m2/b"
+works ls "$T/m2/box"
 works umount "$T/m2" # by hand, as a person would
 within 15 no_daemon
 
@@ -53,7 +53,7 @@ kmsfs serve --foreground >"$T/fg.out" 2>&1 &
 fg=$!
 within 15 test -S "$T/store/control.sock"
 within 10 kmsfs mount "$T/m"
-works touch "$T/m/b/fg"
+works touch "$T/m/box/fg"
 kill -TERM "$fg"
 wait "$fg"
 same "exit status after SIGTERM" 0 $?
@@ -62,7 +62,7 @@ within 10 no_daemon
 kmsfs mount --foreground "$T/m" >"$T/fg.out" 2>&1 &
 fg=$!
 within 15 is_mounted "$T/m"
-works touch "$T/m/b/fg2"
+works touch "$T/m/box/fg2"
 works umount "$T/m"
 within 10 fails kill -0 "$fg"
 wait "$fg"
@@ -72,31 +72,31 @@ within 10 no_daemon
 story "SIGTERM: what is still open is written first, then every mount goes"
 works kmsfs mount "$T/m"
 works kmsfs mount "$T/m2"
-/usr/bin/python3 - "$T/m/b/held" <<'EOF' &
+/usr/bin/python3 - "$T/m/box/held" <<'EOF' &
 import os, sys, time
 fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o644)
 os.write(fd, b"written, not closed")
 time.sleep(3)
 EOF
 holder=$!
-within 5 test -s "$T/m/b/held"
+within 5 test -s "$T/m/box/held"
 kill -TERM "$(main_daemon)"
 within 20 no_daemon
 prints "" mounts_below "$T"
 wait "$holder"
 works kmsfs mount "$T/m"
-prints "written, not closed" cat "$T/m/b/held"
+prints "written, not closed" cat "$T/m/box/held"
 works kmsfs umount "$T/m"
 within 15 no_daemon
 
 story "SIGKILL: users get an error, not a hang; what was closed before is there; the mount can be made again"
 mount_for alice "$T/ma"
 works kmsfs mount "$T/m"
-works sh -c "echo closed >$T/m/b/closed"
-works sh -c "mkdir $T/m/b/dir && mv $T/m/b/closed $T/m/b/dir/moved"
-works as alice sh -c "for i in \$(seq 200); do echo \$i >$T/ma/b/n\$i; done"
-works sh -c "seq 100000 >$T/m/b/numbers"
-/usr/bin/python3 - "$T/m/b/numbers" <<'EOF' &
+works sh -c "echo closed >$T/m/box/closed"
+works sh -c "mkdir $T/m/box/dir && mv $T/m/box/closed $T/m/box/dir/moved"
+works as alice sh -c "for i in \$(seq 200); do echo \$i >$T/ma/box/n\$i; done"
+works sh -c "seq 100000 >$T/m/box/numbers"
+/usr/bin/python3 - "$T/m/box/numbers" <<'EOF' &
 import os, sys
 fd = os.open(sys.argv[1], os.O_RDONLY)
 while True:
@@ -113,23 +113,23 @@ victim=$(main_daemon)
 kill -9 "$victim"
 within 10 fails kill -0 "$victim"
 within 10 fails kill -0 "$reader"
-attempt stat "$T/m/b/numbers"
+attempt stat "$T/m/box/numbers"
 same "a stat after the kill ends" yes "$([ "$status" -ne 124 ] && [ "$status" -ne 0 ] && echo yes)"
 works kmsfs mount "$T/m"
-prints closed cat "$T/m/b/dir/moved"
-prints 200 sh -c "ls $T/m/b | grep -c '^n[0-9]'"
-prints 200 cat "$T/m/b/n200"
-works sh -c "seq 100000 | cmp - $T/m/b/numbers"
-refused "No such file" stat "$T/m/b/closed"
+prints closed cat "$T/m/box/dir/moved"
+prints 200 sh -c "ls $T/m/box | grep -c '^n[0-9]'"
+prints 200 cat "$T/m/box/n200"
+works sh -c "seq 100000 | cmp - $T/m/box/numbers"
+refused "No such file" stat "$T/m/box/closed"
 mount_for alice "$T/ma"
-prints 1 as alice cat "$T/ma/b/n1"
+prints 1 as alice cat "$T/ma/box/n1"
 
 story "killed in the middle of writing, ten times: closed files are whole, unclosed ones harmless"
-works mkdir "$T/m/b/crash"
+works mkdir "$T/m/box/crash"
 for round in $(seq 10); do
   is_mounted "$T/m" || works kmsfs mount "$T/m"
   bash -c 'for ((i = 0; ; i++)); do
-      f=$1/b/crash/$2-$i
+      f=$1/box/crash/$2-$i
       seq $i $((i + 2000)) >"$f" 2>/dev/null || exit 0
       echo "$i" >>"$3"
     done' bash "$T/m" "$round" "$T/closed-$round" 2>/dev/null &
@@ -144,12 +144,12 @@ intact() {
   local round i
   for round in $(seq 10); do
     while read -r i; do
-      seq "$i" $((i + 2000)) | cmp - "$T/m/b/crash/$round-$i" || return 1
+      seq "$i" $((i + 2000)) | cmp - "$T/m/box/crash/$round-$i" || return 1
     done <"$T/closed-$round"
   done
 }
 share intact
 works intact
 note "$(cat "$T"/closed-* | wc -l) files had been closed"
-works rm -r "$T/m/b/crash"
+works rm -r "$T/m/box/crash"
 works kmsfs umount "$T/m"

@@ -5,8 +5,8 @@ needs_root
 
 new_store
 mount_for admin "$T/m"
-works mkdir "$T/m/b"
-cd "$T/m/b" || die "no bucket"
+works mkdir "$T/m/box"
+cd "$T/m/box" || die "no bucket"
 
 story "read and write"
 works sh -c "echo one >f && echo two >>f && echo three >>f"
@@ -360,17 +360,17 @@ refused "File exists" mkdir good-bucket.name
 refused "Operation not permitted" touch file-beside-buckets
 refused "Operation not permitted" ln -s x link-beside-buckets
 refused "Operation not permitted" mv good-bucket.name other-bucket
-works sh -c "echo x >b/crossing"
+works sh -c "echo x >box/crossing"
 python "rename and link across buckets: EXDEV, so that mv copies" <<'EOF'
 import errno, os
 for fn in os.rename, os.link:
     try:
-        fn("b/crossing", "good-bucket.name/crossing")
+        fn("box/crossing", "good-bucket.name/crossing")
         raise AssertionError("succeeded")
     except OSError as e:
         assert e.errno == errno.EXDEV, errno.errorcode[e.errno]
 EOF
-works mv b/crossing good-bucket.name/
+works mv box/crossing good-bucket.name/
 refused "Directory not empty" rmdir good-bucket.name
 works rm good-bucket.name/crossing
 works rmdir good-bucket.name

@@ -11,7 +11,7 @@ works kmsfs init
 works kmsfs principal create alice --uid "$(uid_of alice)" --policy AmazonS3FullAccess
 works kmsfs principal create bob --uid "$(uid_of bob)" --policy AmazonS3FullAccess
 works kmsfs principal create carol --uid "$(uid_of carol)"
-works kmsfs bucket create b
+works kmsfs bucket create box
 works kmsfs serve
 a=$T/home/alice/s3 b=$T/home/bob/s3 c=$T/home/carol/s3
 works as alice mkdir "$a"
@@ -20,28 +20,28 @@ works as carol mkdir "$c"
 works as alice kmsfs mount "$a"
 works as bob kmsfs mount --principal bob "$b"
 works as carol kmsfs mount "$c"
-works as alice sh -c "echo 'from alice' >$a/b/f"
-prints "from alice" as bob cat "$b/b/f"
-prints "$(uid_of alice)" as alice stat -c %u "$a/b/f"
+works as alice sh -c "echo 'from alice' >$a/box/f"
+prints "from alice" as bob cat "$b/box/f"
+prints "$(uid_of alice)" as alice stat -c %u "$a/box/f"
 
 story "nobody enters another's mount, not even root"
 refused "Permission denied" as bob ls "$a"
-refused "Permission denied" as bob cat "$a/b/f"
-refused "Permission denied" as carol stat "$b/b"
+refused "Permission denied" as bob cat "$a/box/f"
+refused "Permission denied" as carol stat "$b/box"
 refused "Permission denied" ls "$a"
-refused "Permission denied" cat "$b/b/f"
+refused "Permission denied" cat "$b/box/f"
 
 story "carol has no policy: she sees nothing and does nothing"
 refused "Permission denied" as carol ls "$c"
-refused "Permission denied" as carol ls "$c/b"
-refused "Permission denied" as carol cat "$c/b/f"
-refused "Permission denied" as carol sh -c "echo x >$c/b/g"
+refused "Permission denied" as carol ls "$c/box"
+refused "Permission denied" as carol cat "$c/box/f"
+refused "Permission denied" as carol sh -c "echo x >$c/box/g"
 works kmsfs principal attach carol AmazonS3ReadOnlyAccess
-prints "from alice" as carol cat "$c/b/f"
-refused "Permission denied" as carol sh -c "echo x >$c/b/g"
-refused "Permission denied" as carol rm "$c/b/f"
+prints "from alice" as carol cat "$c/box/f"
+refused "Permission denied" as carol sh -c "echo x >$c/box/g"
+refused "Permission denied" as carol rm "$c/box/f"
 works kmsfs principal detach carol AmazonS3ReadOnlyAccess
-refused "Permission denied" as carol cat "$c/b/f"
+refused "Permission denied" as carol cat "$c/box/f"
 
 story "a caller acts as principals bound to his uid and as no other"
 works as alice mkdir "$T/home/alice/other"
@@ -81,8 +81,8 @@ lacks 'allow_other' findmnt -n -o OPTIONS "$a"
 works as alice kmsfs mount -o ro,noexec "$T/home/alice/other"
 matches '(^|,)ro(,|$)' findmnt -n -o OPTIONS "$T/home/alice/other"
 matches 'noexec' findmnt -n -o OPTIONS "$T/home/alice/other"
-prints "from alice" as alice cat "$T/home/alice/other/b/f"
-refused "Read-only file system" as alice sh -c "echo x >$T/home/alice/other/b/g"
+prints "from alice" as alice cat "$T/home/alice/other/box/f"
+refused "Read-only file system" as alice sh -c "echo x >$T/home/alice/other/box/g"
 works as alice kmsfs umount "$T/home/alice/other"
 
 story "unmounting is for whoever mounted, and for root"
@@ -104,10 +104,10 @@ exits 1 "denied|permi|store" as alice env KMSFS_STORE="$T/home/bob/none" kmsfs b
 
 story "special files: devices for root alone, and none of them opens"
 works kmsfs mount --principal admin "$(mkdir "$T/m" && echo "$T/m")"
-works mknod "$T/m/b/null" c 1 3
-refused "Permission denied" cat "$T/m/b/null"
-works cp /usr/bin/id "$T/m/b/id"
-works chmod 4755 "$T/m/b/id"
+works mknod "$T/m/box/null" c 1 3
+refused "Permission denied" cat "$T/m/box/null"
+works cp /usr/bin/id "$T/m/box/id"
+works chmod 4755 "$T/m/box/id"
 works kmsfs umount "$T/m"
 
 story "without root, a user's own store and mount, through fusermount3"

@@ -8,8 +8,8 @@ new_store
 k1=$(kmsfs key create --alias one) k2=$(kmsfs key create --alias two)
 arn1=arn:aws:kms:us-east-1:000000000000:key/$k1 arn2=arn:aws:kms:us-east-1:000000000000:key/$k2
 mount_for admin "$T/m"
-works mkdir "$T/m/b"
-cd "$T/m/b" || die "no bucket"
+works mkdir "$T/m/box"
+cd "$T/m/box" || die "no bucket"
 key_of() { attr user.s3.sse-kms-key-id "$1"; }
 share key_of
 
@@ -30,12 +30,12 @@ works set_attr user.s3.sse AES256 f
 prints AES256 attr user.s3.sse f
 works set_attr user.s3.sse "aws:kms:alias/one;bucket-key=true" f
 prints true attr user.s3.bucket-key-enabled f
-matches '"aws:s3:arn": ?"arn:aws:s3:::b"' attr user.s3.encryption-context f
+matches '"aws:s3:arn": ?"arn:aws:s3:::box"' attr user.s3.encryption-context f
 context=$(printf '{"team":"payroll"}' | base64 -w0)
 works set_attr user.s3.sse "aws:kms:alias/one;bucket-key=false;context=$context" f
 prints false attr user.s3.bucket-key-enabled f
 matches '"team": ?"payroll"' attr user.s3.encryption-context f
-matches '"aws:s3:arn": ?"arn:aws:s3:::b/f"' attr user.s3.encryption-context f
+matches '"aws:s3:arn": ?"arn:aws:s3:::box/f"' attr user.s3.encryption-context f
 works sh -c "echo content >f"
 prints content cat f
 
@@ -130,7 +130,7 @@ works set_attr user.s3.encryption \
 works sh -c "echo x >by-json"
 prints "$arn2" key_of by-json
 prints true attr user.s3.bucket-key-enabled by-json
-matches 'alias/two' kmsfs bucket encryption b
+matches 'alias/two' kmsfs bucket encryption box
 for json in '' '{' '{"Rules":[]}' '{"Rules":[{},{}]}' \
   '{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"AES256","KMSMasterKeyID":"alias/one"}}]}' \
   '{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"rot13"}}]}'; do
@@ -155,34 +155,34 @@ refused "" set_attr user.s3.encryption '{}' d
 
 story "the mount option is a request header on every upload: after a file's own override, before the defaults"
 mount_for admin "$T/m2" -o sse=aws:kms:alias/two
-works sh -c "echo x >$T/m2/b/by-option"
+works sh -c "echo x >$T/m2/box/by-option"
 prints "$arn2" key_of by-option
-works sh -c "echo y >$T/m2/b/o"
+works sh -c "echo y >$T/m2/box/o"
 prints "$arn2" key_of o
 works set_attr user.s3.sse aws:kms:alias/one by-default
-works sh -c "echo y >$T/m2/b/by-default"
+works sh -c "echo y >$T/m2/box/by-default"
 prints "$arn1" key_of by-default
 works kmsfs umount "$T/m2"
 
 story "cp -a, rsync -X and mv across buckets carry no encryption along, and may be repeated"
-works mkdir "$T/m/c"
+works mkdir "$T/m/copies"
 works set_attr user.colour blue by-default
-works cp -a by-default "$T/m/c/"
-prints AES256 attr user.s3.sse "$T/m/c/by-default"
-prints blue attr user.colour "$T/m/c/by-default"
-same "mtime kept" "$(stat -c %y by-default)" "$(stat -c %y "$T/m/c/by-default")"
-works cp -a by-default "$T/m/c/"
-works rsync -aX ./ "$T/m/c/"
-prints "" rsync -aX --itemize-changes ./ "$T/m/c/"
+works cp -a by-default "$T/m/copies/"
+prints AES256 attr user.s3.sse "$T/m/copies/by-default"
+prints blue attr user.colour "$T/m/copies/by-default"
+same "mtime kept" "$(stat -c %y by-default)" "$(stat -c %y "$T/m/copies/by-default")"
+works cp -a by-default "$T/m/copies/"
+works rsync -aX ./ "$T/m/copies/"
+prints "" rsync -aX --itemize-changes ./ "$T/m/copies/"
 prints "$arn1" key_of by-default
-works mv by-default "$T/m/c/moved"
-prints AES256 attr user.s3.sse "$T/m/c/moved"
+works mv by-default "$T/m/copies/moved"
+prints AES256 attr user.s3.sse "$T/m/copies/moved"
 
 story "all of it after a restart"
 cd /
 stop_daemon
 mount_for admin "$T/m"
-cd "$T/m/b" || die "no bucket"
+cd "$T/m/box" || die "no bucket"
 prints "$arn1" key_of in-time
 prints "$arn2" key_of after
 prints head head -c 4 big

@@ -15,17 +15,17 @@ story "the default is a key file, for the owner of the store alone"
 works kmsfs init
 prints 600 stat -c %a "$T/store/root.key"
 matches 'key-?file' slots
-works kmsfs bucket create b
+works kmsfs bucket create box
 
 story "a store under a passphrase"
 export KMSFS_STORE=$T/sealed
 works kmsfs init --passphrase-file "$T/pass1"
 refused "No such file" stat "$T/sealed/root.key"
-matches passphrase slots
 exits 4 "passphrase|unlock" kmsfs bucket list
 exits 4 "passphrase|unlock" env KMSFS_PASSPHRASE_FILE="$T/wrong" kmsfs bucket list
 export KMSFS_PASSPHRASE_FILE=$T/pass1
 works kmsfs bucket create secret
+matches passphrase slots
 prints_bucket() { kmsfs bucket list | grep -qw secret; }
 share prints_bucket
 works prints_bucket
