@@ -30,10 +30,21 @@
 // boundary and the session policy, where present, allow as well. A caller of
 // another account needs the resource side and the identity side.
 //
+// # Where AWS leaves room
+//
+// A policy variable without a value matches nothing. NotResource and the
+// negated operators then match in a Deny and do not match in an Allow, so that
+// a missing value never opens anything. A list (kms:EncryptionContextKeys,
+// aws:TagKeys, …) never matches without a set operator and has no value as a
+// variable, not even its default. "?" stands for one Unicode character. IfExists
+// on an absent key is true for negated operators as well: to spare requests without the
+// key from a Deny, use Null.
+//
 // # Cost
 //
 // A decision allocates nothing, except where a policy asks for the request time
-// as text or for the list of encryption context keys. Matching one wildcard pattern takes
+// as text or for the list of encryption context keys, and where a grant's constraints
+// meet a context that is given only as condition keys. Matching one wildcard pattern takes
 // time proportional to the length of the value for a given pattern: nothing backtracks over
 // more than the last asterisk.
 //

@@ -11,7 +11,7 @@ func runFile(t *testing.T, name string, wantVectors, wantGrants int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	vs, err := LoadVectors(f)
 	if err != nil {
 		t.Fatal(err)
