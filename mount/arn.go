@@ -8,9 +8,9 @@ import (
 
 const s3Prefix = "arn:aws:s3:::"
 
-// encodeKey writes an object's key as ARNs, contexts and audit lines show it: "%" and what is not UTF-8 become %XX, everything else
+// EncodeKey writes an object's key as ARNs, contexts and audit lines show it: "%" and what is not UTF-8 become %XX, everything else
 // stays, so that two keys never look the same.
-func encodeKey(key string) string {
+func EncodeKey(key string) string {
 	if utf8.ValidString(key) && strings.IndexByte(key, '%') < 0 {
 		return key
 	}
@@ -34,12 +34,12 @@ func encodeKey(key string) string {
 
 func bucketARN(bucket string) string { return s3Prefix + bucket }
 
-// objectARN is the ARN of an object; that of key "" is the bucket's.
-func objectARN(bucket, key string) string {
+// ObjectARN is the ARN of an object; that of key "" is the bucket's.
+func ObjectARN(bucket, key string) string {
 	if key == "" {
 		return bucketARN(bucket)
 	}
-	return s3Prefix + bucket + "/" + encodeKey(key)
+	return s3Prefix + bucket + "/" + EncodeKey(key)
 }
 
 // ValidBucketName reports whether S3 would take the name for a general purpose bucket.

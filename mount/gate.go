@@ -97,7 +97,7 @@ func (v *view) below(b *bucketView, a action, prefix string) answer {
 	if v.who == nil {
 		return never
 	}
-	arn := b.arn + "/" + encodeKey(prefix)
+	arn := b.arn + "/" + EncodeKey(prefix)
 	if a == actList {
 		arn = b.arn // with what is below it: decided at once only where the bucket itself is
 	}
@@ -111,7 +111,7 @@ func (v *view) decide(b *bucketView, a action, key string, keys policy.Keys) pol
 	}
 	resource := b.arn
 	if key != "" {
-		resource = b.arn + "/" + encodeKey(key)
+		resource = b.arn + "/" + EncodeKey(key)
 	}
 	return policy.DecideS3(v.who, &policy.Request{Action: a.String(), Resource: resource, Keys: keys, Clock: v.clock}, b.policy)
 }
@@ -172,12 +172,12 @@ func (v *view) object(b *bucketView, a action, names keysFunc, q quantity, keys 
 	for _, key := range all {
 		d := v.decide(b, a, key, keys)
 		if d.Effect == policy.ExplicitDeny {
-			return v.refusal(a, objectARN(b.name, key), d)
+			return v.refusal(a, ObjectARN(b.name, key), d)
 		}
 		if d.Allowed() {
 			allowed++
 		} else {
-			refused = v.refusal(a, objectARN(b.name, key), d)
+			refused = v.refusal(a, ObjectARN(b.name, key), d)
 		}
 	}
 	if allowed == len(all) || allowed > 0 && q == anyName {
@@ -261,7 +261,7 @@ type listKeys struct {
 func (k listKeys) Lookup(name string) ([]string, bool) {
 	switch {
 	case name == "s3:prefix":
-		return []string{encodeKey(k.prefix)}, true
+		return []string{EncodeKey(k.prefix)}, true
 	case name == "s3:delimiter" && k.delimiter:
 		return []string{"/"}, true
 	}

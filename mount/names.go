@@ -326,11 +326,11 @@ func (s *Session) mayMove(v *view, b *bucketView, parent Ino, name string, newPa
 func (s *Session) mayMoveKey(v *view, b *bucketView, from, to string) error {
 	for _, a := range [...]action{actGet, actDelete} {
 		if d := v.decide(b, a, from, nil); !d.Allowed() {
-			return v.refusal(a, objectARN(b.name, from), d)
+			return v.refusal(a, ObjectARN(b.name, from), d)
 		}
 	}
 	if d := v.decide(b, actPut, to, nil); !d.Allowed() {
-		return v.refusal(actPut, objectARN(b.name, to), d)
+		return v.refusal(actPut, ObjectARN(b.name, to), d)
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func (s *Session) keyOf(ch choice) (string, error) {
 func contextFor(b *bucketView, key string, ch choice) (crypto.Context, error) {
 	ctx := crypto.Context{}
 	maps.Copy(ctx, ch.context)
-	arn := objectARN(b.name, key)
+	arn := ObjectARN(b.name, key)
 	if ch.bucketKey {
 		arn = b.arn
 	}

@@ -118,7 +118,7 @@ func (s *Session) call(v *view, c Caller, op string, b *bucketView, key string, 
 		return nil, fmt.Errorf("principal %s is gone: %w", s.cfg.Principal, ErrAccess)
 	}
 	return &keystore.Call{
-		Who: v.who, ViaS3: true, Op: op, Path: b.name + "/" + encodeKey(key), Mount: s.cfg.Options.Mount,
+		Who: v.who, ViaS3: true, Op: op, Path: b.name + "/" + EncodeKey(key), Mount: s.cfg.Options.Mount,
 		UID: c.UID, PID: c.PID, Inode: uint64(ino),
 	}, nil
 }
@@ -276,7 +276,7 @@ func (s *Session) Access(_ Caller, ino Ino, mask uint32) error {
 		}
 	}
 	if mask&2 != 0 && v.subtree(b, actPut, keys[0]) == never && v.subtree(b, actDelete, keys[0]) == never {
-		return v.refusal(actPut, objectARN(b.name, keys[0]+"*"), v.decide(b, actPut, keys[0]+"*", nil))
+		return v.refusal(actPut, ObjectARN(b.name, keys[0]+"*"), v.decide(b, actPut, keys[0]+"*", nil))
 	}
 	return nil
 }
@@ -284,5 +284,5 @@ func (s *Session) Access(_ Caller, ino Ino, mask uint32) error {
 // StatFS measures the volume.
 func (s *Session) StatFS() (StatFS, error) { return s.vol.StatFS() }
 
-// SyncVolume makes everything durable that was changed before: what fsync of a directory asks for.
-func (s *Session) SyncVolume() error { return s.vol.Sync() }
+// SyncDir makes every name durable that was made, moved or removed before: what fsync of a directory asks for.
+func (s *Session) SyncDir() error { return s.vol.SyncDir() }

@@ -150,5 +150,5 @@ func (l *listers) looked(pid uint32, dir uint64) {
 
 // FsyncDir makes all that was changed before durable.
 func (m *rawFS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return m.status("fsyncdir", in.NodeId, m.sess.SyncVolume())
+	return m.status("fsyncdir", in.NodeId, m.sess.SyncDir())
 }

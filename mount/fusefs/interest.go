@@ -71,9 +71,14 @@ func (t *interest) endBlind() {
 	t.blind.Add(-1)
 }
 
-// unsettled reports whether an answer without a record may still be on its way to the kernel.
-func (t *interest) unsettled() bool {
-	return t.blind.Load() > 0 || t.now()-t.blindAt.Load() < settle
+// unsettled reports whether an answer about something without a record may still be on its way to the kernel, and for how long (ns; 0
+// if it is not even given).
+func (t *interest) unsettled() (since int64, fresh bool) {
+	if t.blind.Load() > 0 {
+		return 0, true
+	}
+	since = t.now() - t.blindAt.Load()
+	return since, since < straggle
 }
 
 // learn records that the kernel is told of an inode, with attributes.
@@ -141,7 +146,8 @@ func (t *interest) inodeChanged(ino mount.Ino, off, n int64) (tell, pages bool) 
 	r, ok := s.inodes[ino]
 	if !ok {
 		s.mu.Unlock()
-		return t.unsettled(), off >= 0
+		_, fresh := t.unsettled()
+		return fresh, off >= 0
 	}
 	end := off + n
 	if n == 0 {
@@ -161,21 +167,22 @@ func (t *interest) inodeChanged(ino mount.Ino, off, n int64) (tell, pages bool) 
 			r.lo, r.hi = 0, 0
 		}
 	}
-	tell = pages || r.attr || t.now()-r.told < settle
+	tell = pages || r.attr || t.now()-r.told < straggle
 	r.attr = false
 	s.inodes[ino] = r
 	s.mu.Unlock()
 	return tell, pages
 }
 
-// fresh reports whether the first answer about an inode may still be on its way.
-func (t *interest) fresh(ino mount.Ino) bool {
+// fresh reports whether the first answer about an inode may still be on its way, and for how long.
+func (t *interest) fresh(ino mount.Ino) (since int64, fresh bool) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	r, ok := s.inodes[ino]
 	s.mu.Unlock()
-	if ok && t.now()-r.told < settle {
-		return true
+	if ok {
+		since = t.now() - r.told
+		return since, since < straggle
 	}
 	return t.unsettled()
 }
@@ -218,7 +225,7 @@ func (t *interest) evicted(shard int, keys []entryKey, at int64) {
 	defer s.mu.Unlock()
 	s.leaving = false
 	for _, k := range keys {
-		if r, ok := s.entries[k]; ok && r.asking == 0 && r.told < at-settle {
+		if r, ok := s.entries[k]; ok && r.asking == 0 && r.told < at-straggle {
 			delete(s.entries, k)
 		}
 	}
@@ -264,23 +271,30 @@ func (t *interest) entryChanged(k entryKey) bool {
 	s := t.shard(k.parent)
 	s.mu.Lock()
 	r, ok := s.entries[k]
-	if ok && r.asking == 0 && t.now()-r.told >= settle {
+	if ok && r.asking == 0 && t.now()-r.told >= straggle {
 		delete(s.entries, k)
 	}
 	s.mu.Unlock()
-	return ok || t.unsettled()
+	if !ok {
+		_, ok = t.unsettled() // READDIRPLUS holds the directory until its answer is in the kernel, so once is enough
+	}
+	return ok
 }
 
-// entryFresh reports whether an answer about an entry may still be on its way; otherwise the entry is off the record.
-func (t *interest) entryFresh(k entryKey) bool {
+// entryFresh reports whether the answer to a LOOKUP may still be on its way, and for how long.
+func (t *interest) entryFresh(k entryKey) (since int64, fresh bool) {
 	s := t.shard(k.parent)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.entries[k]
 	if !ok {
-		return false
+		return 0, false
 	}
-	return r.asking > 0 || t.now()-r.told < settle
+	if r.asking > 0 {
+		return 0, true
+	}
+	since = t.now() - r.told
+	return since, since < straggle
 }
 
 // eachInode calls fn for all inodes on record, outside of all locks.

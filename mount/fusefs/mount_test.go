@@ -15,6 +15,10 @@ func childBodies() map[string]func(*testing.T, []string) {
 	return map[string]func(*testing.T, []string){
 		"mkdir": mkdirChild,
 		"files": filesChild,
+
+		"coherence": coherenceChild,
+		"mirror":    mirrorChild,
+		"dirs":      dirsChild,
 	}
 }
 

@@ -53,7 +53,7 @@ func attach(dir string, o Options) (fd int, abs string, err error) {
 	if o.DefaultPermissions {
 		data += ",default_permissions"
 	}
-	if err := unix.Mount("kmsfs", "/proc/self/fd/"+strconv.Itoa(target), fsType, flags, data); err != nil {
+	if err := unix.Mount(o.source(), "/proc/self/fd/"+strconv.Itoa(target), fsType, flags, data); err != nil {
 		_ = unix.Close(fd)
 		return -1, "", err
 	}
@@ -150,7 +150,7 @@ func attachByHelper(dir string, o Options) (int, error) {
 }
 
 func helperOptions(o Options) []string {
-	opts := []string{"nosuid", "nodev", "fsname=kmsfs", "subtype=kmsfs", fmt.Sprintf("max_read=%d", maxWrite)}
+	opts := []string{"nosuid", "nodev", "fsname=" + escapeOption(o.source()), "subtype=kmsfs", fmt.Sprintf("max_read=%d", maxWrite)}
 	for _, f := range []struct {
 		on   bool
 		name string
@@ -168,6 +168,18 @@ func helperOptions(o Options) []string {
 		}
 	}
 	return opts
+}
+
+func (o Options) source() string {
+	if o.Source == "" {
+		return "kmsfs"
+	}
+	return o.Source
+}
+
+// escapeOption keeps a value from ending its option.
+func escapeOption(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(s)
 }
 
 func helper() (string, error) {

@@ -14,7 +14,9 @@ import (
 )
 
 const (
-	settle     = int64(10 * time.Millisecond) // by then an answer that a handler has given is in the kernel
+	settle     = int64(time.Millisecond) / 2  // after this, an answer that a handler has given is in the kernel, as a rule
+	straggle   = 50 * int64(time.Millisecond) // and after this, always
+	maxRounds  = 20                           // of one notification
 	maxWait    = 5 * time.Second              // nobody waits longer for another mount's kernel
 	maxWorkers = 256                          // notifications of one mount that may block in its kernel at once
 )
@@ -240,6 +242,7 @@ func (n *notifier) end(ino mount.Ino, entry bool) {
 func (n *notifier) enqueue(j *job) {
 	n.queue = append(n.queue, j)
 	if n.waiting > 0 {
+		n.waiting-- // whom the signal wakes is not waiting any more: a second job needs another worker
 		n.idle.Signal()
 	} else if n.workers < maxWorkers {
 		n.workers++
@@ -259,7 +262,6 @@ func (n *notifier) work() {
 			}
 			n.waiting++
 			n.idle.Wait()
-			n.waiting--
 		}
 		j := n.queue[0]
 		n.queue[0] = nil
@@ -281,34 +283,45 @@ func (n *notifier) work() {
 	}
 }
 
-// send notifies, again if an answer with the state of before may have arrived after it.
+// send notifies, and again if an answer with the state of before may have arrived after it. If such an answer was only just given, it
+// should be in the kernel a moment later; should its sender have been held up, a last notification follows when nobody waits any more.
 func (n *notifier) send(k entryKey, r *round) {
-	pause := time.Millisecond
-	for {
-		var errno syscall.Errno
-		var again bool
-		if k.name == "" {
-			errno = n.fd.inode(k.parent, r.off, r.end)
-			again = errno == syscall.ENOENT && n.interest.fresh(k.parent)
-		} else {
-			fresh := n.interest.entryFresh(k) || n.interest.unsettled()
-			errno = n.fd.entry(k.parent, k.name, n.expire)
-			again = fresh
+	for range maxRounds {
+		errno := n.tell(k, r)
+		var since int64
+		var fresh bool
+		if k.name != "" {
+			since, fresh = n.interest.entryFresh(k)
+		} else if errno == syscall.ENOENT {
+			since, fresh = n.interest.fresh(k.parent)
 		}
-		switch errno {
-		case 0, syscall.ENOENT:
-		case syscall.ENODEV, syscall.EBADF, syscall.ENOTCONN, syscall.EPERM:
-			return // the mount has ended
-		default:
-			n.log.Warn("notification refused", "inode", k.parent, "err", errno)
-		}
-		if !again || pause > time.Duration(2*settle) {
+		if !fresh {
 			return
 		}
-		t := time.NewTimer(pause)
+		if since > settle {
+			break // answered long enough ago for this notification to be the later one
+		}
+		t := time.NewTimer(time.Duration(max(settle-since, settle/4)))
 		<-t.C
-		pause *= 2
 	}
+	time.AfterFunc(time.Duration(straggle), func() { n.tell(k, r) })
+}
+
+// tell sends one notification.
+func (n *notifier) tell(k entryKey, r *round) syscall.Errno {
+	var errno syscall.Errno
+	if k.name == "" {
+		errno = n.fd.inode(k.parent, r.off, r.end)
+	} else {
+		errno = n.fd.entry(k.parent, k.name, n.expire)
+	}
+	switch errno {
+	case 0, syscall.ENOENT:
+	case syscall.ENODEV, syscall.EBADF, syscall.ENOTCONN, syscall.EPERM: // the mount has ended
+	default:
+		n.log.Warn("notification refused", "inode", k.parent, "err", errno)
+	}
+	return errno
 }
 
 // close ends the workers and releases who waits.

@@ -15,6 +15,7 @@ type Options struct {
 	DefaultPermissions bool   // the kernel enforces owner and mode as well
 	PosixErrno         bool   // EACCES where a key is revoked or gone
 	SSE                string // user.s3.sse of every new file; for mount.Options
+	Source             string // the device that mountinfo names; empty: kmsfs
 	Flags              uintptr
 	Debug              bool
 }

@@ -24,6 +24,9 @@ func TestPosix(t *testing.T) {
 	dir := w.mount("admin", Options{})
 	for name := range posixtest.All {
 		t.Run(name, func(t *testing.T) {
+			if name == "FcntlFlockLocksFile" {
+				t.Skip("expects POSIX locks of one process to exclude each other, which they never do; go-fuse leaves it out too")
+			}
 			sub := filepath.Join(dir, "posix", name)
 			inChild(t, "mkdir", sub)
 			inChild(t, "posix/"+name, sub)

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
 	"github.com/kmsfs/kmsfs/fs/extent/memextent"
@@ -134,7 +132,7 @@ func (w *world) end(srv *Server) {
 	w.t.Helper()
 	if err := srv.Unmount(); err != nil {
 		w.t.Errorf("unmount: %v", err)
-		_ = unix.Unmount(srv.Dir(), unix.MNT_DETACH)
+		_ = srv.Detach()
 	}
 	select {
 	case <-srv.Done():

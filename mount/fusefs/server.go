@@ -87,7 +87,7 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 	clock := sess.Clock()
 	start := clock()
 	m := &rawFS{sess: sess, opts: opts, log: sess.Log().With("mount", dir)}
-	m.interest = newInterest(func() int64 { return int64(clock().Sub(start)) + settle*2 })
+	m.interest = newInterest(func() int64 { return int64(clock().Sub(start)) + 2*straggle }) // so that 0 is long ago
 	m.fd = &device{fd: -1}
 	m.notes = newNotifier(m.fd, m.interest, false, m.log)
 	m.interest.evict = m.notes.evict
@@ -155,23 +155,20 @@ func (s *Server) Wait() { <-s.done }
 // Done is closed when the mount has ended.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// unmountTries bounds how often Unmount tries to do it cleanly while files are being closed.
+// unmountTries bounds how often Unmount tries while files are being closed: some 5 seconds in all.
 const unmountTries = 10
 
-// Unmount unmounts: if files stay open, the mount goes from the directory tree at once and ends when they are closed. It does not
-// wait for that; Wait does.
+// Unmount unmounts. It waits a moment for files that are being closed; if some stay open, the error is EBUSY. The mount has ended when
+// Wait returns.
 func (s *Server) Unmount() error {
 	pause := 5 * time.Millisecond
-	for range unmountTries {
-		if s.dev != "" && deviceOf(s.dir) != s.dev {
-			return nil // somebody else did, or something else is mounted there now
-		}
-		err := unmount(s.dir, 0)
-		if err == nil {
+	for try := 1; ; try++ {
+		if s.gone() {
 			return nil
 		}
-		if !errors.Is(err, unix.EBUSY) {
-			break
+		err := unmount(s.dir, 0)
+		if !errors.Is(err, unix.EBUSY) || try == unmountTries {
+			return err
 		}
 		t := time.NewTimer(pause)
 		select {
@@ -181,6 +178,16 @@ func (s *Server) Unmount() error {
 			return nil
 		}
 		pause *= 2
+	}
+}
+
+// gone reports that somebody else unmounted it, or that something else is mounted there now.
+func (s *Server) gone() bool { return s.dev != "" && deviceOf(s.dir) != s.dev }
+
+// Detach takes the mount from the directory tree at once; it ends when the last file in it is closed.
+func (s *Server) Detach() error {
+	if s.gone() {
+		return nil
 	}
 	return unmount(s.dir, unix.MNT_DETACH)
 }
