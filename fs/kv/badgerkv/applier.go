@@ -172,6 +172,7 @@ func (s *Store) freeze() *overlay {
 
 // retire drops an overlay that is in Badger now. Snapshots that were taken before keep it.
 func (s *Store) retire(o *overlay) {
+	s.commit.Lock() // a commit that is being validated looks at one generation
 	s.mu.Lock()
 	old := s.gen
 	s.gen = &generation{
@@ -187,6 +188,7 @@ func (s *Store) retire(o *overlay) {
 		needed = min(needed, g.base)
 	}
 	s.mu.Unlock()
+	s.commit.Unlock()
 	s.db.SetDiscardTs(needed)
 	s.room.add(-o.bytes)
 }

@@ -29,7 +29,7 @@ type Store struct {
 	commit sync.Mutex // held by the one commit at a time, and while the active overlay is changed for another
 
 	mu      sync.RWMutex // guards the fields below, and what is in the active overlay
-	gen     *generation
+	gen     *generation  // changed under commit and mu
 	former  []*generation // earlier ones that snapshots may still use
 	visible uint64        // number of the newest commit; changed under commit and mu
 	closed  bool
