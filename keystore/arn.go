@@ -1,7 +1,6 @@
 package keystore
 
 import (
-	"encoding/hex"
 	"strings"
 
 	"github.com/google/uuid"
@@ -20,18 +19,21 @@ func parseKeyID(s string) (keyID, bool) {
 		return keyID{}, false
 	}
 	var id keyID
-	digits := make([]byte, 0, 32)
+	n := 0
 	for i := range len(s) {
+		var d byte
 		switch c := s[i]; {
 		case i == 8 || i == 13 || i == 18 || i == 23:
-		case '0' <= c && c <= '9' || 'a' <= c && c <= 'f':
-			digits = append(digits, c)
+			continue
+		case '0' <= c && c <= '9':
+			d = c - '0'
+		case 'a' <= c && c <= 'f':
+			d = c - 'a' + 10
 		default:
 			return keyID{}, false
 		}
-	}
-	if _, err := hex.Decode(id[:], digits); err != nil {
-		return keyID{}, false
+		id[n/2] = id[n/2]<<4 | d
+		n++
 	}
 	return id, true
 }
@@ -62,7 +64,9 @@ func (s *Service) parseReference(ref string) (reference, error) {
 			"Member must have length between 1 and %d", maxReference)
 	}
 	resource := ref
-	if strings.HasPrefix(ref, "arn:") {
+	if own, ok := strings.CutPrefix(ref, s.arnPrefix); ok && strings.HasPrefix(own, "key/") {
+		resource = own[len("key/"):]
+	} else if strings.HasPrefix(ref, "arn:") {
 		parts := strings.SplitN(ref, ":", 6)
 		if len(parts) != 6 || parts[1] != "aws" || parts[2] != "kms" {
 			return reference{}, refuse(CodeInvalidARN, "Invalid arn %s", ref)

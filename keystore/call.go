@@ -56,6 +56,8 @@ var (
 	opGenerateDataKeyWithoutPlaintext = using("GenerateDataKeyWithoutPlaintext")
 	opReEncrypt                       = using("ReEncrypt")
 
+	opCheck = using("Check")
+
 	opCreateKey            = changes("CreateKey", inAllStates)
 	opDescribeKey          = reading("DescribeKey", inAllStates)
 	opListKeys             = reading("ListKeys", inAllStates)
@@ -86,8 +88,7 @@ var (
 	opRotateKeyOnDemand    = changes("RotateKeyOnDemand", forUse)
 )
 
-// trail follows one call from its begin to its audit event. The event and its parts are fields, so that a call
-// allocates them at once.
+// trail follows one call from its begin to its audit event.
 type trail struct {
 	s   *Service
 	c   *Call
@@ -97,6 +98,11 @@ type trail struct {
 	asked    bool // decision is set
 	decision policy.Decision
 
+	*entry // nil for calls that leave no event
+}
+
+// entry is the event of a call and all it points to, allocated at once.
+type entry struct {
 	event      audit.Event
 	params     audit.Parameters
 	additional audit.AdditionalEventData
@@ -107,7 +113,7 @@ type trail struct {
 const viaS3Agent = "fas.s3.amazonaws.com"
 
 func (s *Service) begin(c *Call, op *operation, p audit.Parameters) *trail {
-	t := &trail{s: s, c: c, op: op, now: s.clock(), params: p}
+	t := &trail{s: s, c: c, op: op, now: s.clock(), entry: &entry{params: p}}
 	t.origin = audit.Origin{Op: c.Op, Path: c.Path, Inode: c.Inode, Mount: c.Mount, UID: c.UID, PID: c.PID}
 	t.additional.Kmsfs = &t.origin
 	t.event = audit.Event{
@@ -144,6 +150,9 @@ func userIdentity(who *policy.Identity) audit.UserIdentity {
 
 // resource adds a key to the event.
 func (t *trail) resource(arn string) {
+	if t.entry == nil {
+		return
+	}
 	n := len(t.event.Resources)
 	if n == len(t.resources) || n == 1 && t.resources[0].ARN == arn {
 		return

@@ -372,8 +372,7 @@ func (s *Service) KeyARN(wrapped crypto.WrappedKey) (string, error) {
 // Check says what a call of action ("kms:Decrypt", "kms:GenerateDataKey", …) on a key would come to: nil, or the error it would
 // fail with before touching a ciphertext. It does nothing and leaves no audit event. The decision is there in either case.
 func (s *Service) Check(c *Call, action, ref string, ctx crypto.Context) (policy.Decision, error) {
-	op := &operation{name: "Check", states: forUse}
-	t := &trail{s: s, c: c, op: op, now: s.clock()}
+	t := &trail{s: s, c: c, op: opCheck, now: s.clock()}
 	ctx, err := checkContext(ctx)
 	if err == nil {
 		_, err = s.usable(t, ref, ctx, action)

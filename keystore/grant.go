@@ -407,7 +407,13 @@ func (s *Service) grantToken(id keyID, grantID string) string {
 	return base64.RawURLEncoding.EncodeToString(append(b, s.tokenMAC(b)...))
 }
 
+// tokenMAC is nil once the service is closed.
 func (s *Service) tokenMAC(b []byte) []byte {
+	s.index.RLock()
+	defer s.index.RUnlock()
+	if s.closed.Load() {
+		return nil
+	}
 	h := hmac.New(sha256.New, s.tokens.Expose())
 	h.Write(b)
 	return h.Sum(nil)[:16]
@@ -417,7 +423,7 @@ const tokenLength = 1 + 16 + 32 + 16
 
 func (s *Service) parseGrantToken(token string) (keyID, string, error) {
 	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) != tokenLength || b[0] != tokenVersion || s.closed.Load() || !hmac.Equal(s.tokenMAC(b[:tokenLength-16]), b[tokenLength-16:]) {
+	if err != nil || len(b) != tokenLength || b[0] != tokenVersion || !hmac.Equal(s.tokenMAC(b[:tokenLength-16]), b[tokenLength-16:]) {
 		return keyID{}, "", &Error{Code: CodeInvalidGrantToken}
 	}
 	return keyID(b[1:17]), hex.EncodeToString(b[17:49]), nil

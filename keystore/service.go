@@ -52,7 +52,7 @@ type Service struct {
 	closed atomic.Bool
 	epoch  atomic.Uint64
 
-	index   sync.RWMutex // guards the two maps
+	index   sync.RWMutex // guards the two maps, and tokens against being wiped in use
 	keys    map[keyID]*key
 	aliases map[string]*alias
 
@@ -141,7 +141,9 @@ func (s *Service) wipe() error {
 		k.wipe()
 	}
 	s.root.Wipe()
+	s.index.Lock()
 	s.tokens.Wipe()
+	s.index.Unlock()
 	if s.shred == nil {
 		return nil
 	}

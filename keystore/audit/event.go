@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -168,15 +167,7 @@ type Decision struct {
 }
 
 // JSON is the event as one line without a line feed.
-func (e *Event) JSON() ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(e); err != nil {
-		return nil, fmt.Errorf("audit: encode event %s: %w", e.EventName, err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), nil
-}
+func (e *Event) JSON() ([]byte, error) { return e.appendJSON(nil) }
 
 // ParseEvent reads what JSON prints.
 func ParseEvent(line []byte) (Event, error) {

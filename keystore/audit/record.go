@@ -203,10 +203,10 @@ func parseRecord(b []byte) (record, error) {
 }
 
 // associated is what a record's ciphertext is bound to.
-func associated(logID [16]byte, seq uint64) []byte {
-	ad := make([]byte, 0, 24)
-	ad = append(ad, logID[:]...)
-	return binary.BigEndian.AppendUint64(ad, seq)
+func associated(logID [16]byte, seq uint64) (ad [24]byte) {
+	copy(ad[:], logID[:])
+	binary.BigEndian.PutUint64(ad[16:], seq)
+	return ad
 }
 
 // seal appends a record to dst and returns the chain after it.
@@ -222,7 +222,8 @@ func (k *keys) sealWith(nonce [chacha20poly1305.NonceSizeX]byte, dst []byte, h h
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(line)+minBody))
 	dst = binary.BigEndian.AppendUint64(dst, seq)
 	dst = append(dst, nonce[:]...)
-	dst = k.aead.Seal(dst, nonce[:], line, associated(logID, seq))
+	ad := associated(logID, seq)
+	dst = k.aead.Seal(dst, dst[len(dst)-len(nonce):], line, ad[:])
 	m := k.link(h, prev, dst[start:])
 	return append(dst, m[:]...), m
 }
@@ -230,7 +231,8 @@ func (k *keys) sealWith(nonce [chacha20poly1305.NonceSizeX]byte, dst []byte, h h
 // open decrypts a record's event.
 func (k *keys) open(logID [16]byte, r record) ([]byte, error) {
 	n := chacha20poly1305.NonceSizeX
-	line, err := k.aead.Open(nil, r.body[:n], r.body[n:], associated(logID, r.seq))
+	ad := associated(logID, r.seq)
+	line, err := k.aead.Open(nil, r.body[:n], r.body[n:], ad[:])
 	if err != nil {
 		return nil, fmt.Errorf("%w: record %d does not authenticate", ErrBroken, r.seq)
 	}

@@ -20,6 +20,7 @@ type writer struct {
 	pos     position // where the next record goes
 	h       hash.Hash
 	buf     []byte
+	line    []byte  // the event being encoded
 	pending []entry // taken from the queue, not yet written
 	dirty   bool    // written since the last sync
 	suspect bool    // the last sync failed
@@ -267,7 +268,8 @@ func (l *Log) makeRoom() error {
 // encode is an event's line. An event that has none, or too long a one, is replaced by what can be said of it.
 func (l *Log) encode(e *Event) []byte {
 	e.complete()
-	line, err := e.JSON()
+	line, err := e.appendJSON(l.w.line[:0])
+	l.w.line = line
 	if err == nil && len(line) <= maxLine {
 		return line
 	}
