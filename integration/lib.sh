@@ -334,10 +334,14 @@ abort_mounts() {
   done
 }
 
+# at_end: a test may define it anew, to put back what it changed outside of $T.
+at_end() { :; }
+
 teardown() {
   local result=$? m p login
   trap - EXIT INT TERM HUP
   cd /
+  for p in $(jobs -p); do kill "$p" 2>/dev/null; done
   mounts_below "$T" | while IFS= read -r m; do
     timeout -k 2 20 kmsfs umount "$m" >/dev/null 2>&1 || timeout -k 2 10 umount "$m" 2>/dev/null ||
       timeout -k 2 10 fusermount3 -u -z "$m" 2>/dev/null || true
@@ -354,6 +358,7 @@ teardown() {
     note "the last lines of the daemon's log:"
     tail -n 30 "$T/store/daemon.log" | sed 's/^/#   log: /'
   fi
+  at_end
   for login in $people; do userdel -f "$login" >/dev/null 2>&1; done
   printf '1..%d\n' "$checks"
   [ -z "${KMSFS_TALLY:-}" ] || echo "$((checks - failures - skips)) $failures $skips" >"$KMSFS_TALLY"

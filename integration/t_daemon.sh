@@ -46,7 +46,7 @@ works kmsfs mount "$T/m"
 works kmsfs stop
 within 15 no_daemon
 refused "" is_mounted "$T/m"
-exits 1 "no daemon|not running" kmsfs stop
+matches "no daemon" kmsfs stop
 
 story "serve and mount in the foreground"
 kmsfs serve --foreground >"$T/fg.out" 2>&1 &
@@ -102,9 +102,7 @@ fd = os.open(sys.argv[1], os.O_RDONLY)
 while True:
     try:
         os.pread(fd, 65536, 0)
-        os.stat(sys.argv[1] + "x")
-    except FileNotFoundError:
-        pass
+        os.utime(fd)  # what the kernel may not answer from its cache
     except OSError:
         break
 EOF

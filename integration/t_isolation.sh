@@ -72,7 +72,7 @@ prints "" sh -c "awk '{print \$5}' /proc/self/mountinfo | grep -e '^/etc' -e '^$
 
 story "options are a whitelist"
 for option in allow_other dev suid allow_root rootmode=40000 user_id=0 context=x fsname=/dev/sda1 blkdev; do
-  exits 1 "option|allow|$option" as alice kmsfs mount -o "$option" "$T/home/alice/other"
+  exits 2 "option" as alice kmsfs mount -o "$option" "$T/home/alice/other"
 done
 matches 'nosuid' findmnt -n -o OPTIONS "$a"
 matches 'nodev' findmnt -n -o OPTIONS "$a"
@@ -111,6 +111,10 @@ works chmod 4755 "$T/m/box/id"
 works kmsfs umount "$T/m"
 
 story "without root, a user's own store and mount, through fusermount3"
+# Every distribution lets all users open /dev/fuse; some bare machines do not.
+fuse_mode=$(stat -c %a /dev/fuse)
+[ "$fuse_mode" = 666 ] || chmod 666 /dev/fuse
+at_end() { chmod "$fuse_mode" /dev/fuse; }
 export KMSFS_STORE=$T/home/alice/store
 works as alice kmsfs init
 works as alice kmsfs mount "$a"

@@ -11,7 +11,7 @@ sed -n '/^<!-- story:begin/,/^<!-- story:end/p' "$readme" | grep -v -e '^<!--' -
 
 login=$(id -un "$(uid_of bob)")
 adapt() {
-  sed -e "s|/var/lib/kmsfs|$T/store|g; s|/mnt/|$T/|g; s|/tmp/|$T/|g" \
+  sed -E -e "s#/(var/lib/kmsfs|mnt|tmp/)#$T/\\1#g; s#$T/mnt#$T#g; s#$T/tmp/#$T/#g; s#$T/var/lib/kmsfs#$T/store#g" \
     -e "s|runuser -u bob --|as bob|g; s|id -u bob|id -u $login|g; s|chown bob |chown $login |g"
 }
 
