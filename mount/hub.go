@@ -146,9 +146,21 @@ func (h *Hub) Resealed() {
 	h.bump()
 }
 
-func (h *Hub) renamed() {
+// renamed ends the trust in decisions that rest on names. Sessions whose rights in the bucket depend on names look again at once;
+// for all others it changes nothing.
+func (h *Hub) renamed(b *bucketView) {
 	h.nameEpoch.Add(1)
 	h.epoch.Add(1)
+	for _, s := range *h.sessions.Load() {
+		v := s.rights.Load()
+		if v == nil {
+			continue
+		}
+		if o, ok := v.buckets.Load(b.ino); ok && v.constant(o.(*bucketView), actGet) == depends {
+			h.bump()
+			return
+		}
+	}
 }
 
 // bump ends the trust of open handles in what they decided, and makes the sessions look again soon.

@@ -154,7 +154,7 @@ func (s *Session) Link(_ Caller, ino, parent Ino, name string) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	s.hub.renamed()
+	s.hub.renamed(b)
 	t := s.hub.tell(s)
 	t.entry(parent, name)
 	t.attrs(parent, ino)
@@ -199,7 +199,7 @@ func (s *Session) Unlink(_ Caller, parent Ino, name string) error {
 		return err
 	}
 	if a.Nlink > 0 {
-		s.hub.renamed()
+		s.hub.renamed(b)
 	}
 	t := s.hub.tell(s)
 	t.entry(parent, name)
@@ -274,7 +274,7 @@ func (s *Session) Rename(_ Caller, parent Ino, name string, newParent Ino, newNa
 	if err != nil {
 		return RenameResult{}, err
 	}
-	s.hub.renamed()
+	s.hub.renamed(b)
 	t := s.hub.tell(s)
 	t.entry(parent, name)
 	t.entry(newParent, newName)

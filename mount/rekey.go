@@ -76,7 +76,7 @@ func (s *Session) rekeyed(t *xattrTarget, now, to fs.Sealing, fresh *crypto.Data
 		return err
 	}
 	s.hub.Resealed()
-	s.hub.InodeChanged(s, t.ino, -1, 0)
+	s.hub.InodeChanged(nil, t.ino, 0, 0) // who may not use the new key, perhaps ourselves, keeps no pages
 	return nil
 }
 

@@ -19,6 +19,8 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"coherence": coherenceChild,
 		"mirror":    mirrorChild,
 		"dirs":      dirsChild,
+		"teller":    tellerChild,
+		"rates":     ratesChild,
 	}
 }
 
