@@ -367,7 +367,7 @@ func TestTimer(t *testing.T) {
 		_, err = w.ScheduleKeyDeletion(w.admin(), arn, 7)
 		must(t, err)
 		<-changed
-		time.Sleep(7*day + time.Minute)
+		<-time.After(7*day + time.Minute)
 		synctest.Wait()
 		if got := <-changed; got != arn {
 			t.Errorf("changed: %s", got)

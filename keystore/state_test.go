@@ -206,6 +206,24 @@ func TestStatesAndAuthorization(t *testing.T) {
 	})
 }
 
+// TestRotationStates: the rows that the shared table leaves out.
+func TestRotationStates(t *testing.T) {
+	for state, want := range map[State][2]string{
+		Enabled:         {},
+		Disabled:        {CodeDisabled, "<arn> is disabled."},
+		PendingDeletion: {CodeInvalidState, "<arn> is pending deletion."},
+		PendingImport:   {CodeInvalidState, "<arn> is pending import."},
+		Unavailable:     {CodeInvalidState, "<arn> is unavailable."},
+	} {
+		w := newWorld(t)
+		arn := w.key("default")
+		w.put(arn, state)
+		wants(t, w.RotateKeyOnDemand(w.admin(), arn), want[0], strings.ReplaceAll(want[1], "<arn>", arn))
+		_, err := w.ListKeyRotations(w.admin(), arn, true)
+		must(t, err)
+	}
+}
+
 func TestWindowLimits(t *testing.T) {
 	w := newWorld(t)
 	arn := w.key("default")
