@@ -213,11 +213,12 @@ func (v *view) visible(b *bucketView, names keysFunc, mayBeDir bool) error {
 			return nil
 		}
 	}
-	return &RefusedError{Action: actList.String(), Resource: b.arn}
+	return v.refusal(actList, b.arn, v.decide(b, actList, "", listKeys{prefix: all[0]}))
 }
 
 func (v *view) seen(b *bucketView, key string, mayBeDir bool) bool {
-	if v.decide(b, actList, "", listKeys{prefix: key}).Allowed() {
+	isDir := key != "" && key[len(key)-1] == '/'
+	if v.decide(b, actList, "", listKeys{prefix: key, delimiter: isDir}).Allowed() {
 		return true
 	}
 	for _, a := range [...]action{actGet, actPut, actDelete} {
@@ -229,9 +230,9 @@ func (v *view) seen(b *bucketView, key string, mayBeDir bool) bool {
 		return false
 	}
 	dir := key
-	if dir != "" && dir[len(dir)-1] != '/' {
+	if dir != "" && !isDir {
 		dir += "/"
-		if v.decide(b, actList, "", listKeys{prefix: dir}).Allowed() {
+		if v.decide(b, actList, "", listKeys{prefix: dir, delimiter: true}).Allowed() {
 			return true
 		}
 	}
