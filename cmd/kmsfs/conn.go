@@ -66,7 +66,7 @@ func perform(c *cli.Context, dir string, req control.Request, onItem func(json.R
 	var lock *host.Lock
 	err := await(c, func() (bool, error) {
 		out, err := ask(c.Context, dir, req, onItem)
-		if !errors.Is(err, control.ErrNoDaemon) {
+		if !notThere(err) {
 			return true, &answerOf{out, err}
 		}
 		if err := mayOpen(dir); err != nil {
@@ -134,7 +134,12 @@ func here(c *cli.Context, dir string, req control.Request, onItem func(json.RawM
 	if err := host.Harden(); err != nil {
 		return nil, err
 	}
-	s, err := openStore(dir, openOptions{Unlock: unlocker(c), Log: commandLog(c)})
+	log, logFile, err := commandLog(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = logFile.Close() }()
+	s, err := openStore(dir, openOptions{Unlock: unlocker(c), Log: log})
 	if err != nil {
 		return nil, err
 	}

@@ -324,9 +324,14 @@ func ignoreSignals() context.Context {
 	return context.Background()
 }
 
-// commandLog is where a short-lived command logs: warnings go to stderr.
-func commandLog(c *cli.Context) *slog.Logger {
-	return slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn}))
+// commandLog is where a command without a daemon logs: where the daemon would.
+// What concerns its user is in the error that it returns.
+func commandLog(dir string) (*slog.Logger, io.Closer, error) {
+	f, err := openLog(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelWarn})), f, nil
 }
 
 func joined(list []string) string { return strings.Join(list, ",") }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -17,8 +18,8 @@ import (
 )
 
 const (
-	headerFile   = rootkey.HeaderFile
-	administator = "AdministratorAccess"
+	headerFile    = rootkey.HeaderFile
+	administrator = "AdministratorAccess"
 )
 
 func cmdInit() *cli.Command {
@@ -62,6 +63,9 @@ func initStore(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := rootkey.CheckPlace(orDefault(c.String("account"), rootkey.DefaultAccount), orDefault(c.String("region"), rootkey.DefaultRegion)); err != nil {
+		return usage("%v", err)
+	}
 	if err := host.Harden(); err != nil {
 		return err
 	}
@@ -92,12 +96,12 @@ func initStore(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := assemble(dir, info, root, commandLog(c), true)
+	s, err := assemble(dir, info, root, slog.New(slog.DiscardHandler), true)
 	if err != nil {
 		return err
 	}
 	uid := uint32(os.Getuid())
-	_, err = s.principals.Create(c.String("admin"), []uint32{uid}, []string{administator})
+	_, err = s.principals.Create(c.String("admin"), []uint32{uid}, []string{administrator})
 	if cerr := s.Close(); err == nil {
 		err = cerr
 	}
@@ -217,4 +221,11 @@ func announce(c *cli.Context, made initialised) error {
 	say("   %skey create --alias my-key", prefix)
 	say("   mkdir -p ~/s3 && %smount ~/s3", prefix)
 	return show(c, made, func(io.Writer) {})
+}
+
+func orDefault(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
 }

@@ -94,7 +94,9 @@ func mountDir(c *cli.Context) error {
 
 // notThere says that nobody took the call.
 func notThere(err error) bool {
-	return errors.Is(err, control.ErrNoDaemon) || errors.Is(err, control.ErrNotTaken)
+	var answered *control.Error
+	return errors.Is(err, control.ErrNoDaemon) || errors.Is(err, control.ErrNotTaken) ||
+		errors.As(err, &answered) && answered.Code == host.CodeEnding
 }
 
 func showMount(c *cli.Context, raw json.RawMessage) error {

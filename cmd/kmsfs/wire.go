@@ -9,9 +9,12 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
 	"github.com/kmsfs/kmsfs/fs/extent/segment"
+	"github.com/kmsfs/kmsfs/fs/gc"
 	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/badgerkv"
 	"github.com/kmsfs/kmsfs/fs/kv/ledger"
@@ -123,7 +126,9 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 	}
 	s.opened(s.keystore.Close)
 
-	s.extents, err = segment.Open(filepath.Join(dir, dirSegments), segment.Options{StoreID: info.Store, Clock: clock, Logger: log})
+	s.extents, err = segment.Open(filepath.Join(dir, dirSegments), segment.Options{
+		StoreID: info.Store, Reserve: segmentReserve(dir), Clock: clock, Logger: log,
+	})
 	if err != nil {
 		return s, err
 	}
@@ -139,8 +144,40 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 	if err != nil {
 		return s, err
 	}
+	reaper := gc.Start(s.volume, s.extents, log)
+	s.volume.OnEpochClosed(reaper.Wake)
+	reaper.Wake()
 	s.opened(s.volume.Close)
+	s.opened(func() error { reaper.Close(); return nil })
+	s.reportRecovery()
 	return s, nil
+}
+
+// segmentReserve is what file content leaves free: twice what the rows keep
+// for themselves, so that data stops before metadata does.
+func segmentReserve(dir string) int64 {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil {
+		return 0
+	}
+	total := int64(st.Blocks) * st.Bsize
+	return 2 * min(max(total/8, 32<<20), 256<<20)
+}
+
+// reportRecovery says which files an unclean stop touched.
+func (s *store) reportRecovery() {
+	r := s.volume.Recovery()
+	if !r.Unclean {
+		return
+	}
+	s.log.Warn("the store was not closed in order", "files checked", r.Checked, "files that lost bytes", len(r.Files))
+	for _, f := range r.Files {
+		path := "without a name"
+		if names, err := s.volume.Names(f.Ino); err == nil && len(names) > 0 {
+			path = names[0].Bucket + "/" + names[0].Key
+		}
+		s.log.Warn("bytes that were never synced are gone", "file", path, "inode", f.Ino, "lost", f.Lost, "restored", f.Restored, "size", f.Size)
+	}
 }
 
 // key derives a room's key. It is wiped when the store closes: rooms that
@@ -185,7 +222,9 @@ func (s *store) Host(mounts, persistent bool) (*host.Daemon, error) {
 		Audit: s.audit, Persistent: persistent, PID: os.Getpid(), Clock: time.Now, Log: s.log,
 	}
 	if mounts {
-		c.Mount = func(m *mount.Session, dir string, o fusefs.Options) (host.Server, error) { return fusefs.Mount(m, dir, o) }
+		c.Mount = func(m *mount.Session, dir string, o fusefs.Options) (host.Server, error) {
+			return fusefs.Mount(m, dir, o)
+		}
 	}
 	return host.New(c), nil
 }

@@ -125,7 +125,7 @@ func (h *header) check() error {
 	if err := checkUUID(h.Store); err != nil {
 		return fmt.Errorf("store id: %w", err)
 	}
-	if err := checkPlace(h.Account, h.Region); err != nil {
+	if err := CheckPlace(h.Account, h.Region); err != nil {
 		return err
 	}
 	if _, err := time.Parse(time.RFC3339, h.Created); err != nil {
@@ -185,7 +185,8 @@ func checkUUID(s string) error {
 	return nil
 }
 
-func checkPlace(account, region string) error {
+// CheckPlace says what is wrong with an account id or a region.
+func CheckPlace(account, region string) error {
 	if !accountPattern.MatchString(account) {
 		return fmt.Errorf("the account id %.64q is not 12 digits", account)
 	}

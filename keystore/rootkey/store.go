@@ -39,7 +39,7 @@ func Init(dir string, o InitOptions) (Info, *crypto.DataKey, error) {
 	if o.Region == "" {
 		o.Region = DefaultRegion
 	}
-	if err := checkPlace(o.Account, o.Region); err != nil {
+	if err := CheckPlace(o.Account, o.Region); err != nil {
 		return Info{}, nil, fmt.Errorf("%w: %v", ErrInvalid, err)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, HeaderFile)); err == nil {

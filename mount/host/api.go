@@ -14,7 +14,6 @@ const (
 
 	CmdUnlockAdd    = "unlock.add"
 	CmdUnlockRemove = "unlock.remove"
-	CmdUnlockList   = "unlock.list"
 
 	CmdBucketCreate     = "bucket.create"
 	CmdBucketList       = "bucket.list"

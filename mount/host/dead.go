@@ -94,6 +94,10 @@ func EndDead(ctx context.Context, storeID string) (ended []string, err error) {
 	return ended, errors.Join(all...)
 }
 
+// helperPatience is how long fusermount3 may take. It waits for the kernel,
+// which may wait for the daemon to write things out.
+const helperPatience = 30 * time.Second
+
 // Manner says what happens to the calls that hang on a mount.
 type Manner int
 
@@ -121,7 +125,7 @@ func unmount(ctx context.Context, dir string) error {
 func unmountWith(ctx context.Context, dir string, flags int, helperArgs ...string) error {
 	err := unix.Unmount(dir, flags)
 	if errors.Is(err, unix.EPERM) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, helperPatience)
 		defer cancel()
 		var out []byte
 		args := append([]string{"-u"}, helperArgs...)

@@ -49,7 +49,6 @@ func (d *Daemon) commands() map[string]command {
 
 		CmdUnlockAdd:    {ownerOnly, with((*call).unlockAdd)},
 		CmdUnlockRemove: {ownerOnly, with((*call).unlockRemove)},
-		CmdUnlockList:   {ownerOnly, noArgs((*call).unlockList)},
 
 		CmdBucketCreate:     {asPrincipal, with((*call).bucketCreate)},
 		CmdBucketList:       {asPrincipal, noArgs((*call).bucketList)},

@@ -22,6 +22,10 @@ const (
 	exitDamaged = 5
 )
 
+// CodeEnding is the code of an answer that a call came too late for the
+// daemon and had no effect: another daemon can take it.
+const CodeEnding = "DaemonEnding"
+
 // Errors of this package.
 var (
 	errForbidden = errors.New("not permitted")
@@ -82,6 +86,8 @@ func answer(err error) *control.Error {
 		e.Code, e.Exit = "InvalidArgument", exitUsage
 	case errors.Is(err, errWhich):
 		e.Code = "AmbiguousPrincipal"
+	case errors.Is(err, errEnding):
+		e.Code = CodeEnding
 	case errors.Is(err, errNoMount):
 		e.Code = "NotMounted"
 		hint(e, "kmsfs status lists the mounts")

@@ -56,7 +56,7 @@ func (c *call) status() (any, error) {
 		}
 	}
 	if sp, err := d.cfg.Volume.StatFS(); err == nil {
-		s.Space = &Space{Total: sp.Blocks * uint64(sp.BlockSize), Free: sp.BlocksAvail * uint64(sp.BlockSize), Files: sp.Files}
+		s.Space = &Space{Total: sp.Blocks * uint64(sp.BlockSize), Free: sp.BlocksAvail * uint64(sp.BlockSize), Files: sp.Files - sp.FilesFree}
 	}
 	return s, nil
 }
@@ -138,6 +138,11 @@ func (c *call) wait(m *mounted) error {
 		return nil
 	case <-c.ctx.Done():
 	}
+	select {
+	case <-m.gone:
+		return nil
+	default:
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), busyGrace)
 	defer cancel()
 	return c.d.end(ctx, m)
@@ -207,7 +212,7 @@ func (c *call) makeMount(a MountArgs) (*mounted, error) {
 	if opts.UID, opts.GID, err = d.entering(c.peer, c.as, a.Dir); err != nil {
 		return nil, err
 	}
-	// SOURCE
+	opts.Source = SourceOf(d.cfg.Info.StoreID)
 	s, err := d.session(c.as, mount.Options{ReadOnly: opts.ReadOnly, SSE: opts.SSE, Mount: a.Dir})
 	if err != nil {
 		return nil, err
@@ -310,7 +315,7 @@ func (c *call) umount(a UmountArgs) (any, error) {
 	}
 	// What was closed is in the volume already; this makes it durable, and
 	// tells of a full disk while there is still something to be done about it.
-	if err := m.session.SyncVolume(); err != nil {
+	if err := d.cfg.Volume.Sync(); err != nil {
 		return nil, fmt.Errorf("write %s out: %w", a.Dir, err)
 	}
 	if a.Lazy {
@@ -323,6 +328,11 @@ func (c *call) umount(a UmountArgs) (any, error) {
 	case <-m.gone:
 		return nil, nil
 	case <-c.ctx.Done():
+	}
+	select {
+	case <-m.gone: // and with it, perhaps, the daemon's reason to go on
+		return nil, nil
+	default:
 		return nil, c.ctx.Err()
 	}
 }
@@ -334,7 +344,7 @@ func (c *call) patiently(m *mounted) error {
 	tick := time.NewTicker(busyPause)
 	defer tick.Stop()
 	for {
-		err := unmount(ctx, m.info.Dir)
+		err := unmount(context.WithoutCancel(ctx), m.info.Dir)
 		if !errors.Is(err, errInUse) {
 			return err
 		}
@@ -354,7 +364,7 @@ func (d *Daemon) end(ctx context.Context, m *mounted) error {
 	tick := time.NewTicker(busyPause)
 	defer tick.Stop()
 	for {
-		err := unmount(ctx, m.info.Dir)
+		err := unmount(context.WithoutCancel(ctx), m.info.Dir)
 		if err == nil {
 			return nil
 		}

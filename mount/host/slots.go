@@ -45,8 +45,3 @@ func (c *call) unlockRemove(a UnlockRemoveArgs) (any, error) {
 	defer c.d.slots.Unlock()
 	return rootkey.RemoveSlot(c.d.cfg.Dir, c.d.cfg.Root, a.ID)
 }
-
-func (c *call) unlockList() (any, error) {
-	info, err := rootkey.Read(c.d.cfg.Dir)
-	return info.Slots, err
-}
