@@ -33,7 +33,7 @@ down() {
 second_uid() {
   local uid
   if [ "$(id -u)" -eq 0 ] && uid=$(id -u nobody 2>/dev/null) &&
-    setpriv --reuid="$uid" --clear-groups test -x "$dir"; then
+    runuser -u nobody -- test -x "$dir" 2>/dev/null; then
     echo "$uid"
   else
     id -u
@@ -46,7 +46,11 @@ up() {
   local uid
   uid=$(second_uid)
   if [ ! -e "$KMSFS_STORE/kmsfs.json" ]; then
-    "$kmsfs" init --admin admin
+    local said
+    said=$("$kmsfs" init --admin admin 2>&1) || {
+      echo "$said" >&2
+      exit 1
+    }
     "$kmsfs" principal create user2 --uid "$uid" --policy AmazonS3FullAccess >/dev/null
     "$kmsfs" key create --alias my-key --description "the demo's key" --admin admin >/dev/null
   fi
@@ -55,7 +59,7 @@ up() {
   # A mount made by root for another user is entered by that user alone, so it must be his directory.
   mounted "$dir/user2" || {
     mkdir -p "$dir/user2"
-    [ "$uid" = "$(id -u)" ] || chown "$uid" "$dir/user2"
+    [ "$uid" = "$(id -u)" ] || chown "$uid:" "$dir/user2"
     "$kmsfs" mount --principal user2 "$dir/user2"
   }
   if [ ! -d "$dir/admin/reports" ]; then
@@ -71,21 +75,21 @@ up() {
   fi
 
   local who="" store="--store $shown/store"
-  [ "$uid" = "$(id -u)" ] || who="setpriv --reuid=$uid --clear-groups "
+  [ "$uid" = "$(id -u)" ] || who="runuser -u nobody -- "
   cat <<EOF
 
 The store is $shown/store. Two principals look at it:
   $shown/admin   admin, AdministratorAccess
-  $shown/user2   user2, AmazonS3FullAccess: every right on S3, none on KMS$([ -z "$who" ] || echo " (OS user $(id -un "$uid"))")
+  $shown/user2   user2, AmazonS3FullAccess: every right on S3, none on KMS$([ -z "$who" ] || echo " (OS user nobody)")
 
 Try:
   ls -l $shown/admin/reports
   getfattr -n user.s3.sse-kms-key-id $shown/admin/reports/three.txt
   ${who}ls -l $shown/user2/reports $shown/user2/payroll
   ${who}cat $shown/user2/reports/one.txt $shown/user2/reports/two.txt
-  ${who}cat $shown/user2/reports/three.txt                # Permission denied
-  ${who}mv $shown/user2/reports/three.txt $shown/user2/reports/3.txt # renaming needs no key
-  bin/kmsfs $store why reports/3.txt --principal user2     # and why not
+  ${who}cat $shown/user2/reports/three.txt    # Permission denied
+  bin/kmsfs $store why reports/three.txt --principal user2    # and this is why
+  ${who}mv $shown/user2/reports/three.txt $shown/user2/reports/3.txt    # renaming needs no key
   bin/kmsfs $store audit query --denied
 
 Let user2 use the key, then look again (take it back with: grant list alias/my-key, grant revoke alias/my-key ID):
@@ -94,7 +98,7 @@ Let user2 use the key, then look again (take it back with: grant list alias/my-k
 
 Disable it for everyone:
   bin/kmsfs $store key disable alias/my-key
-  cat $shown/admin/payroll/july.csv                 # Key has been revoked
+  cat $shown/admin/payroll/july.csv    # Key has been revoked
   bin/kmsfs $store key enable alias/my-key
 
 End it with: make demo-down

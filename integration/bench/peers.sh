@@ -50,13 +50,21 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
+# quietly CMD...: shows what it says only if it fails.
+quietly() {
+  "$@" >"$base/said" 2>&1 || {
+    cat "$base/said" >&2
+    return 1
+  }
+}
+
 # start_kmsfs ENCRYPTION: $work becomes a bucket on a mount.
 start_kmsfs() {
   export KMSFS_STORE=$back/store
-  "${KMSFS:?the program}" init >/dev/null
-  "$KMSFS" key create --alias bench >/dev/null
-  "$KMSFS" bucket create bench --sse "$1" >/dev/null
-  "$KMSFS" mount "$mnt" >/dev/null
+  quietly "${KMSFS:?the program}" init
+  quietly "$KMSFS" key create --alias bench
+  quietly "$KMSFS" bucket create bench --sse "$1"
+  quietly "$KMSFS" mount "$mnt"
   work=$mnt/bench
 }
 
@@ -65,14 +73,14 @@ export TREE=${TREE:-$base/tree.tar}
 
 for peer; do
   back=$base/$peer.back mnt=$base/$peer.mnt
-  mkdir "$back" "$mnt"
+  mkdir -p "$back" "$mnt"
   work=$mnt
   case $peer in
     ext4) work=$back ;;
     loopback) "${LOOPBACK:?the program}" "$mnt" "$back" & ;;
     gocryptfs)
-      gocryptfs -q -init -extpass 'echo benchmark' "$back"
-      gocryptfs -q -extpass 'echo benchmark' "$back" "$mnt"
+      quietly gocryptfs -nosyslog -init -extpass 'echo benchmark' "$back"
+      gocryptfs -q -nosyslog -extpass 'echo benchmark' "$back" "$mnt"
       ;;
     kmsfs) start_kmsfs AES256 ;;
     kmsfs-kms) start_kmsfs aws:kms:alias/bench ;;
