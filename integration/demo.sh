@@ -59,7 +59,7 @@ up() {
   # A mount made by root for another user is entered by that user alone, so it must be his directory.
   mounted "$dir/user2" || {
     mkdir -p "$dir/user2"
-    [ "$uid" = "$(id -u)" ] || chown "$uid:" "$dir/user2"
+    [ "$uid" = "$(id -u)" ] || chown "$uid:$(id -g "$uid")" "$dir/user2"
     "$kmsfs" mount --principal user2 "$dir/user2"
   }
   if [ ! -d "$dir/admin/reports" ]; then
