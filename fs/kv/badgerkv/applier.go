@@ -2,7 +2,6 @@ package badgerkv
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -183,8 +182,8 @@ func (s *Store) retire(o *overlay) {
 	}
 	s.former = append(s.former, old)
 	s.former = slices.DeleteFunc(s.former, func(g *generation) bool { return g.users.Load() == 0 })
-	needed := uint64(math.MaxUint64)
-	for _, g := range append(s.former, s.gen) {
+	needed := s.gen.base
+	for _, g := range s.former {
 		needed = min(needed, g.base)
 	}
 	s.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -428,4 +429,63 @@ func FuzzDecodePayload(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestManyRows overwrites and deletes enough rows for Badger to flush and compact many times, and finds the newest of each.
+func TestManyRows(t *testing.T) {
+	const rows = 50_000
+	rng := rand.New(rand.NewPCG(kvtest.Seed(t), 5))
+	dir := t.TempDir()
+	opt := Options{Overlay: 4 << 20, Batch: 1 << 20, MemTable: minMemTable}
+	s := openTest(t, dir, opt)
+	want := map[uint64]uint64{}
+	key := func(k uint64) []byte { return key8('k', k*0x9e3779b97f4a7c15) }
+	for i := range uint64(40_000) {
+		err := s.Update(func(tx kv.Txn) error {
+			for range 4 {
+				k := rng.Uint64N(rows)
+				if rng.IntN(3) == 0 {
+					tx.Delete(key(k))
+					delete(want, k)
+				} else {
+					tx.Set(key(k), append(key8('v', i), make([]byte, 200)...))
+					want[k] = i
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	verify := func() {
+		t.Helper()
+		if err := s.View(func(r kv.Reader) error {
+			for k := range uint64(rows) {
+				got, err := r.Get(key(k))
+				i, ok := want[k]
+				if ok != (err == nil) || ok && !bytes.Equal(got[:9], key8('v', i)) {
+					return fmt.Errorf("row %d: %v; want %t", k, err, ok)
+				}
+			}
+			n := 0
+			err := r.Scan(nil, nil, func(_, _ []byte) (bool, error) { n++; return true, nil })
+			if n != len(want) {
+				return fmt.Errorf("%d rows, want %d", n, len(want))
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verify()
+	t.Logf("%+v", s.Stats())
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openTest(t, dir, opt)
+	verify()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

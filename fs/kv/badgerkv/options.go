@@ -15,12 +15,12 @@ type Options struct {
 	// (kv.FreeingSets) may go down to half of it. 0: an eighth of the filesystem, at least 32 MiB, at most 256 MiB.
 	Reserve int64
 
-	// Overlay is how much memory commits may take that Badger does not have yet: Update waits when it is exceeded. 0: 64 MiB,
+	// Overlay is how much memory commits may take that Badger does not have yet: Update waits when it is exceeded. 0: 32 MiB,
 	// less on a small filesystem.
 	Overlay int64
 	// Batch is at which size commits are moved into Badger. 0: a quarter of Overlay.
 	Batch int64
-	// MemTable is the size of Badger's tables in memory, at least 4 MiB. 0: 16 MiB, less on a small filesystem.
+	// MemTable is the size of Badger's tables in memory, at least 4 MiB. 0: 8 MiB, less on a small filesystem.
 	MemTable int64
 	// RedoSegment is the size of the redo log's files. A transaction must fit into one. 0: 16 MiB.
 	RedoSegment int64
@@ -41,7 +41,7 @@ const (
 	minReserve    = 32 << 20
 	maxReserve    = 256 << 20
 	smallDisk     = 4 << 30 // below this total, use less of everything
-	defaultMemory = 64 << 20
+	defaultMemory = 32 << 20
 )
 
 // complete fills in what depends on the size of the filesystem.
@@ -55,14 +55,14 @@ func (o Options) complete(total int64) Options {
 	if o.Overlay == 0 {
 		o.Overlay = defaultMemory
 		if total < smallDisk {
-			o.Overlay = defaultMemory / 4
+			o.Overlay = defaultMemory / 2
 		}
 	}
 	if o.Batch == 0 {
 		o.Batch = o.Overlay / 4
 	}
 	if o.MemTable == 0 {
-		o.MemTable = 16 << 20
+		o.MemTable = 8 << 20
 		if total < smallDisk {
 			o.MemTable = minMemTable
 		}
