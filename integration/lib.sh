@@ -36,7 +36,7 @@ export GOCACHE GOMODCACHE GOPATH
 export T HOME=$T/home PATH=$T/bin:$PATH:/usr/sbin:/sbin KMSFS_STORE=$T/store LC_ALL=C.UTF-8 TZ=UTC
 unset KMSFS_PRINCIPAL XDG_DATA_HOME XDG_RUNTIME_DIR
 
-checks=0 failures=0 skips=0 people=""
+checks=0 failures=0 skips=0 people="" fuse_mode=""
 
 # --- people -----------------------------------------------------------------------------------------------------
 
@@ -283,7 +283,7 @@ daemons() {
   local exe
   for exe in /proc/[0-9]*/exe; do
     case $(readlink "$exe" 2>/dev/null) in
-      "$T/bin/kmsfs" | "$T/bin/kmsfs (deleted)")
+      "$T"/*/kmsfs | "$T"/*/kmsfs" (deleted)")
         exe=${exe#/proc/}
         printf '%s\n' "${exe%/exe}"
         ;;
@@ -323,6 +323,12 @@ stop_daemon() {
   eventually 20 no_daemon || die "the daemon did not end"
 }
 
+# let_all_use_fuse: until the end of the test. Every distribution has /dev/fuse that way; some bare machines do not.
+let_all_use_fuse() {
+  fuse_mode=$(stat -c %a /dev/fuse)
+  [ "$fuse_mode" = 666 ] || chmod 666 /dev/fuse
+}
+
 # --- the end ----------------------------------------------------------------------------------------------------
 
 # abort_mounts: ends the FUSE connections below $T by force, so that nothing hangs on them.
@@ -333,9 +339,6 @@ abort_mounts() {
     [ ! -e "/sys/fs/fuse/connections/$dev/abort" ] || echo 1 >"/sys/fs/fuse/connections/$dev/abort" 2>/dev/null
   done
 }
-
-# at_end: a test may define it anew, to put back what it changed outside of $T.
-at_end() { :; }
 
 teardown() {
   local result=$? m p login
@@ -358,7 +361,7 @@ teardown() {
     note "the last lines of the daemon's log:"
     tail -n 30 "$T/store/daemon.log" | sed 's/^/#   log: /'
   fi
-  at_end
+  [ -z "$fuse_mode" ] || chmod "$fuse_mode" /dev/fuse
   for login in $people; do userdel -f "$login" >/dev/null 2>&1; done
   printf '1..%d\n' "$checks"
   [ -z "${KMSFS_TALLY:-}" ] || echo "$((checks - failures - skips)) $failures $skips" >"$KMSFS_TALLY"

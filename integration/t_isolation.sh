@@ -111,10 +111,7 @@ works chmod 4755 "$T/m/box/id"
 works kmsfs umount "$T/m"
 
 story "without root, a user's own store and mount, through fusermount3"
-# Every distribution lets all users open /dev/fuse; some bare machines do not.
-fuse_mode=$(stat -c %a /dev/fuse)
-[ "$fuse_mode" = 666 ] || chmod 666 /dev/fuse
-at_end() { chmod "$fuse_mode" /dev/fuse; }
+let_all_use_fuse
 export KMSFS_STORE=$T/home/alice/store
 works as alice kmsfs init
 works as alice kmsfs mount "$a"
