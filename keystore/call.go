@@ -26,6 +26,13 @@ type Call struct {
 	// aws:SecureTransport false.
 	SourceIP string
 	Insecure bool
+
+	// What the wire protocol adds to the event; empty otherwise.
+	AccessKeyID, RequestID string
+
+	// DryRun has a call checked and authorised, but not done: it ends with DryRunOperationException. Operations that know it
+	// are Encrypt, Decrypt, ReEncrypt, GenerateDataKey in all its forms, CreateGrant, RevokeGrant and RetireGrant.
+	DryRun bool
 }
 
 // operation is one KMS operation: its name in events, its action in policies, its row of the state table.
@@ -119,11 +126,12 @@ func (s *Service) begin(c *Call, op *operation, p audit.Parameters) *trail {
 	t.event = audit.Event{
 		EventTime: audit.Time{Time: t.now}, EventName: op.name, AWSRegion: s.region, ReadOnly: op.readOnly,
 		SourceIPAddress: c.SourceIP, UserAgent: c.UserAgent, ManagementEvent: true, RecipientAccountID: s.account,
-		RequestParameters: &t.params, AdditionalEventData: &t.additional,
+		RequestParameters: &t.params, AdditionalEventData: &t.additional, RequestID: c.RequestID,
 	}
 	if c.Who != nil {
 		t.event.UserIdentity = userIdentity(c.Who)
 	}
+	t.event.UserIdentity.AccessKeyID = c.AccessKeyID
 	if c.ViaS3 {
 		t.event.UserIdentity.InvokedBy = viaS3Agent
 		t.event.SourceIPAddress, t.event.UserAgent = viaS3Agent, viaS3Agent
@@ -166,6 +174,9 @@ func (t *trail) respond(elements map[string]any) { t.event.ResponseElements = el
 // end writes the event and returns err, completed by the decision. Where the log cannot take the event (a strict log that
 // cannot write), the call fails with that.
 func (t *trail) end(err error) error {
+	if err == nil && t.c.DryRun {
+		err = errDryRun
+	}
 	if err != nil {
 		e, ok := errors.AsType[*Error](err)
 		if !ok {

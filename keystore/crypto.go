@@ -293,6 +293,12 @@ const (
 // without showing it. It asks for kms:ReEncryptFrom and kms:ReEncryptTo; through S3, where it is UpdateObjectEncryption, for
 // kms:Decrypt on the source and kms:Encrypt and kms:GenerateDataKey on the destination as well.
 func (s *Service) ReEncrypt(c *Call, wrapped crypto.WrappedKey, from crypto.Context, ref string, to crypto.Context) (crypto.WrappedKey, string, error) {
+	return s.ReEncryptFrom(c, wrapped, from, "", ref, to)
+}
+
+// ReEncryptFrom is ReEncrypt where the request names the source key too (id, ARN or alias; "" = not): IncorrectKeyException if
+// the ciphertext is not that key's.
+func (s *Service) ReEncryptFrom(c *Call, wrapped crypto.WrappedKey, from crypto.Context, source, ref string, to crypto.Context) (crypto.WrappedKey, string, error) {
 	if err := checkCiphertext(wrapped); err != nil {
 		return nil, "", err
 	}
@@ -304,7 +310,8 @@ func (s *Service) ReEncrypt(c *Call, wrapped crypto.WrappedKey, from crypto.Cont
 		return nil, "", err
 	}
 	t := s.beginReEncrypt(c, from, ref, to)
-	blob, arn, err := s.reEncrypt(t, wrapped, from, ref, to)
+	t.params.SourceKeyID = source
+	blob, arn, err := s.reEncrypt(t, wrapped, from, source, ref, to)
 	if err := t.end(err); err != nil {
 		return nil, "", err
 	}
@@ -318,8 +325,8 @@ func (s *Service) beginReEncrypt(c *Call, from crypto.Context, ref string, to cr
 	})
 }
 
-func (s *Service) reEncrypt(t *trail, wrapped crypto.WrappedKey, from crypto.Context, ref string, to crypto.Context) (crypto.WrappedKey, string, error) {
-	src, h, srcKeys, err := s.source(t, wrapped, "", actionReEncryptFrom)
+func (s *Service) reEncrypt(t *trail, wrapped crypto.WrappedKey, from crypto.Context, source, ref string, to crypto.Context) (crypto.WrappedKey, string, error) {
+	src, h, srcKeys, err := s.source(t, wrapped, source, actionReEncryptFrom)
 	if err != nil {
 		return nil, "", err
 	}

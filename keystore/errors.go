@@ -13,6 +13,7 @@ const (
 	CodeAlreadyExists        = "AlreadyExistsException"
 	CodeConflict             = "ConflictException"
 	CodeDisabled             = "DisabledException"
+	CodeDryRun               = "DryRunOperationException"
 	CodeIncorrectKey         = "IncorrectKeyException"
 	CodeInternal             = "KMSInternalException"
 	CodeInvalidAliasName     = "InvalidAliasNameException"
@@ -80,6 +81,8 @@ func internal(err error) error {
 	}
 	return &Error{Code: CodeInternal, Message: err.Error(), cause: err}
 }
+
+var errDryRun = &Error{Code: CodeDryRun, Message: "The request would have succeeded, but the DryRun option is set."}
 
 func doesNotExist(arn string) *Error {
 	return &Error{Code: CodeNotFound, Message: "Key '" + arn + "' does not exist", missing: arn}

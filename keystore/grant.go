@@ -214,11 +214,14 @@ func (s *Service) createGrantLocked(t *trail, ref string, in CreateGrantInput) (
 	}
 	for _, g := range snap.grants.all() {
 		if in.Name != "" && g.Name == in.Name && g.same(&rec) {
-			return k, g.ID, false, nil
+			return k, g.ID, false, nil // in a dry run, end says so
 		}
 	}
 	if len(snap.grants.all()) >= maxGrants {
 		return nil, "", false, refuse(CodeLimitExceeded, "The key %s has %d grants already.", k.arn, maxGrants)
+	}
+	if t.c.DryRun {
+		return nil, "", false, errDryRun
 	}
 	var random [32]byte
 	rand.Read(random[:])
@@ -381,6 +384,9 @@ func (s *Service) endGrant(t *trail, ref, grantID string, allow func(*key, *snap
 		}
 		if !there {
 			return nil, refuse(CodeNotFound, "Grant ID %s not found", grantID)
+		}
+		if t.c.DryRun {
+			return nil, errDryRun
 		}
 		err = s.commit(func(tx *ledger.Tx) error { tx.Delete(kindGrant, k.id.String()+"/"+grantID); return nil })
 		if err != nil {
