@@ -244,9 +244,9 @@ func (s *Session) create(c Caller, parent Ino, name string, mode uint32, f *Open
 	if err := v.object(b, actPut, names, allNames, putRequest{s, ch}); err != nil {
 		return Attr{}, nil, err
 	}
-	if f != nil && !f.Exclusive {
+	if ch.method == fs.SSEKMS {
 		if _, err := s.vol.Lookup(parent, name); err == nil {
-			return Attr{}, nil, ErrExists // no key is drawn for a name that another mount made meanwhile
+			return Attr{}, nil, ErrExists // no key is asked for, and no event written, where another mount made the name meanwhile
 		}
 	}
 	sealing, dk, err := s.birth(v, c, "create", b, ch, names, 0)

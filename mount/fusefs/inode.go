@@ -114,10 +114,20 @@ func (m *rawFS) Forget(nodeid, n uint64) {
 	m.sess.Forget(mount.Ino(nodeid), n)
 }
 
+// attr gives an inode's attributes. The root belongs to whose mount it is: with default_permissions he could not make buckets otherwise.
+func (m *rawFS) attr(h *fuse.InHeader) (mount.Attr, error) {
+	ino := mount.Ino(h.NodeId)
+	m.interest.attrs(ino)
+	a, err := m.sess.GetAttr(caller(h), ino)
+	if ino == mount.RootIno {
+		a.UID, a.GID = m.opts.UID, m.opts.GID
+	}
+	return a, err
+}
+
 // GetAttr gives attributes.
 func (m *rawFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	m.interest.attrs(mount.Ino(in.NodeId))
-	a, err := m.sess.GetAttr(caller(&in.InHeader), mount.Ino(in.NodeId))
+	a, err := m.attr(&in.InHeader)
 	if err != nil {
 		return m.nodeStatus("getattr", in.NodeId, err)
 	}
@@ -128,8 +138,7 @@ func (m *rawFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut
 
 // Statx is GetAttr with the time of birth.
 func (m *rawFS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	m.interest.attrs(mount.Ino(in.NodeId))
-	a, err := m.sess.GetAttr(caller(&in.InHeader), mount.Ino(in.NodeId))
+	a, err := m.attr(&in.InHeader)
 	if err != nil {
 		return m.nodeStatus("statx", in.NodeId, err)
 	}

@@ -84,6 +84,9 @@ type Server struct {
 // Mount mounts a session on a directory and serves it until it is unmounted. As root it mounts by itself, for opts.UID, through a
 // descriptor of the directory; otherwise fusermount3 does.
 func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
+	if os.Geteuid() != 0 {
+		opts.UID, opts.GID = uint32(os.Geteuid()), uint32(os.Getegid())
+	}
 	clock := sess.Clock()
 	start := clock()
 	m := &rawFS{sess: sess, opts: opts, log: sess.Log().With("mount", dir)}
@@ -102,9 +105,8 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	srv, err := fuse.NewServer(m, "/dev/fd/"+strconv.Itoa(fd), m.fuseOptions())
-	if err != nil {
+	if err != nil { // go-fuse has closed fd
 		m.fd.close()
-		_ = unix.Close(fd)
 		detach(abs, "")
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
