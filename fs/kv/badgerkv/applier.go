@@ -160,7 +160,7 @@ func (s *Store) freeze() *overlay {
 	}
 	s.gen = &generation{
 		base:   old.base,
-		active: newOverlay(),
+		active: newOverlay(len(old.active.index)),
 		frozen: append([]*overlay{old.active}, old.frozen...),
 		badger: old.badger,
 	}

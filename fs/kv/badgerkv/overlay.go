@@ -37,7 +37,8 @@ type overlay struct {
 	last  uint64 // the newest commit in it
 }
 
-func newOverlay() *overlay { return &overlay{index: map[string]*version{}} }
+// newOverlay returns an empty overlay that expects about as many rows as given.
+func newOverlay(rows int) *overlay { return &overlay{index: make(map[string]*version, rows)} }
 
 // put adds a version. The key must never change.
 func (o *overlay) put(key []byte, v *version) {

@@ -28,8 +28,8 @@ type Store struct {
 
 	commit sync.Mutex // held by the one commit at a time, and while the active overlay is changed for another
 
-	mu      sync.RWMutex // guards the fields below, and what is in the active overlay
-	gen     *generation  // changed under commit and mu
+	mu      sync.RWMutex  // guards the fields below, and what is in the active overlay
+	gen     *generation   // changed under commit and mu
 	former  []*generation // earlier ones that snapshots may still use
 	visible uint64        // number of the newest commit; changed under commit and mu
 	closed  bool
@@ -119,7 +119,7 @@ func (s *Store) recover(dir string) error {
 		return fmt.Errorf("badgerkv: the redo log belongs to another store: %w", kv.ErrCorrupt)
 	}
 	last := s.db.MaxVersion()
-	s.gen = &generation{base: last, active: newOverlay(), badger: s.db.NewTransactionAt(last, false)}
+	s.gen = &generation{base: last, active: newOverlay(0), badger: s.db.NewTransactionAt(last, false)}
 	if err := s.replay(last, known); err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (s *Store) replay(last uint64, known bool) error {
 		if err := s.move(o); err != nil {
 			return err
 		}
-		s.gen = &generation{base: o.last, active: newOverlay(), badger: s.db.NewTransactionAt(o.last, false)}
+		s.gen = &generation{base: o.last, active: newOverlay(0), badger: s.db.NewTransactionAt(o.last, false)}
 		return nil
 	}
 	canMove := s.space.canMove()
