@@ -60,6 +60,7 @@ type Hub struct {
 
 	sessions atomic.Pointer[[]*Session]
 	opens    [64]openShard // who writes what
+	waiting  atomic.Int32  // operations that wait until other kernels have heard
 
 	wake   chan struct{}
 	closed chan struct{}
@@ -311,6 +312,11 @@ func (t *telling) entry(parent Ino, name string) {
 
 // done waits until they have heard.
 func (t *telling) done() {
+	if len(t.waits) == 0 {
+		return
+	}
+	t.hub.waiting.Add(1)
+	defer t.hub.waiting.Add(-1)
 	for _, w := range t.waits {
 		w()
 	}

@@ -45,7 +45,7 @@ type pair struct {
 	step  int
 }
 
-const coherenceSteps = 4000
+const coherenceSteps = 1500
 
 func coherenceChild(t *testing.T, dirs []string) {
 	p := &pair{t: t, r: seed(t), dirs: dirs, files: map[string][]byte{}, open: map[string][2]*os.File{}}

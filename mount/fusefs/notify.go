@@ -17,7 +17,8 @@ const (
 	settle     = int64(time.Millisecond) / 2  // after this, an answer that a handler has given is in the kernel, as a rule
 	straggle   = 50 * int64(time.Millisecond) // and after this, always
 	maxRounds  = 20                           // of one notification
-	maxWait    = 5 * time.Second              // nobody waits longer for another mount's kernel
+	patience   = 10 * time.Millisecond        // how long one waits for another mount's kernel while others wait too
+	maxWait    = 5 * time.Second              // nobody waits longer than this
 	maxWorkers = 256                          // notifications of one mount that may block in its kernel at once
 )
 
@@ -26,7 +27,8 @@ type notifier struct {
 	fd       *device
 	interest *interest
 	log      *slog.Logger
-	expire   bool // the kernel knows FUSE_EXPIRE_ONLY
+	expire   bool        // the kernel knows FUSE_EXPIRE_ONLY
+	crowded  func() bool // more than one operation waits, on whatever mount
 
 	// mu guards what follows.
 	mu       sync.Mutex
@@ -61,9 +63,9 @@ func (r *round) release() {
 	}
 }
 
-func newNotifier(fd *device, t *interest, expire bool, log *slog.Logger) *notifier {
+func newNotifier(fd *device, t *interest, crowded func() bool, log *slog.Logger) *notifier {
 	n := &notifier{
-		fd: fd, interest: t, log: log, expire: expire,
+		fd: fd, interest: t, log: log, crowded: crowded,
 		jobs: map[mount.Ino][]*job{}, writing: map[mount.Ino]int{}, changing: map[mount.Ino]int{},
 	}
 	n.idle.L = &n.mu
@@ -195,18 +197,31 @@ func (n *notifier) inFlight(k entryKey) bool {
 	return n.changing[k.parent] > 0
 }
 
+// wait waits for a round. What is in flight on the same object has been excluded, but a kernel may hold a directory's lock on behalf of
+// an operation that has not been sent yet: a rename that has one directory and waits for the other, which is locked by an operation
+// whose answer waits for us. Such a ring takes two that wait, so nobody waits for long while others do.
 func (n *notifier) wait(k entryKey, r *round) {
 	select {
 	case <-r.done:
 		return
 	default:
 	}
-	t := time.NewTimer(maxWait)
+	t := time.NewTicker(patience)
 	defer t.Stop()
-	select {
-	case <-r.done:
-	case <-t.C:
-		n.log.Warn("a kernel is slow to take a notification", "inode", k.parent)
+	for waited := patience; ; waited += patience {
+		select {
+		case <-r.done:
+			return
+		case <-t.C:
+		}
+		if n.crowded() {
+			n.log.Debug("not waited for a notification: others wait too", "inode", k.parent)
+			return
+		}
+		if waited >= maxWait {
+			n.log.Warn("a kernel is slow to take a notification", "inode", k.parent)
+			return
+		}
 	}
 }
 

@@ -92,7 +92,7 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 	m := &rawFS{sess: sess, opts: opts, log: sess.Log().With("mount", dir)}
 	m.interest = newInterest(func() int64 { return int64(clock().Sub(start)) + 2*straggle }) // so that 0 is long ago
 	m.fd = &device{fd: -1}
-	m.notes = newNotifier(m.fd, m.interest, false, m.log)
+	m.notes = newNotifier(m.fd, m.interest, func() bool { return sess.Waiting() > 1 }, m.log)
 	m.interest.evict = m.notes.evict
 	fd, abs, err := attach(dir, opts)
 	if err != nil {
