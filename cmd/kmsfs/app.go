@@ -38,7 +38,7 @@ func newApp(s streams) *cli.App {
 		Name:                   "kmsfs",
 		Usage:                  "directories with the encryption model of Amazon S3 and KMS",
 		Description:            appDescription,
-		Version:                buildVersion(),
+		HideVersion:            true,
 		EnableBashCompletion:   true,
 		HideHelpCommand:        false,
 		UseShortOptionHandling: false,
@@ -46,10 +46,11 @@ func newApp(s streams) *cli.App {
 		Writer:                 s.out,
 		ErrWriter:              s.err,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "store", EnvVars: []string{"KMSFS_STORE"}, Usage: "the store's `DIR`", DefaultText: defaultStore()},
+			&cli.StringFlag{Name: "store", EnvVars: []string{"KMSFS_STORE"}, Usage: "the store's `DIR`", DefaultText: "$XDG_DATA_HOME/kmsfs, as root /var/lib/kmsfs"},
 			&cli.StringFlag{Name: "as", EnvVars: []string{"KMSFS_PRINCIPAL"}, Usage: "act as `PRINCIPAL`", DefaultText: "the one bound to your uid"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
 			&cli.StringFlag{Name: "passphrase-file", EnvVars: []string{"KMSFS_PASSPHRASE_FILE"}, Usage: "read the store's passphrase from `FILE`"},
+			&cli.BoolFlag{Name: "version", Usage: "print the version"},
 		},
 		Commands: []*cli.Command{
 			cmdInit(), cmdUnlock(), cmdServe(), cmdStatus(), cmdStop(), cmdSupervise(),
@@ -64,6 +65,9 @@ func newApp(s streams) *cli.App {
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return unknown("command", c.Args().First(), c.App.Commands)
+			}
+			if c.Bool("version") {
+				return printVersion(c)
 			}
 			return cli.ShowAppHelp(c)
 		},

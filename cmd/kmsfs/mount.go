@@ -19,13 +19,12 @@ import (
 func cmdMount() *cli.Command {
 	return &cli.Command{
 		Name: "mount", Category: catMounts, Usage: "mount the store for one principal", ArgsUsage: "DIR",
-		Description: `It returns when the mount is usable. DIR must be an empty directory of the user whom the
-principal is bound to; only he enters it. A daemon is started in the background when none runs, and goes with its last
-mount.
+		Description: `It returns when the mount is usable. DIR must be a directory of the user whom the principal is bound
+to; only he enters it. A daemon is started in the background when none runs, and goes with its last mount.
 
-Options for -o: ro, allow_other (root only, unless you are the user), default_permissions (owner and mode count as
-well), sse=VALUE (encryption of all new files), errno=posix (EACCES instead of key errors), noexec, nosuid, nodev,
-noatime.
+Options for -o: ro, allow_other (root only), default_permissions (owner and mode count as well), sse=VALUE (encryption
+of all new files), errno=posix (EACCES instead of key errors), noexec, noatime, sync, dirsync. Mounts are always nosuid
+and nodev.
 
 Examples:
    kmsfs mount ~/s3

@@ -18,12 +18,16 @@ func cmdVersion() *cli.Command {
 			if _, err := arguments(c, 0, 0); err != nil {
 				return err
 			}
-			v := map[string]string{"version": buildVersion(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
-			return show(c, v, func(w io.Writer) {
-				fmt.Fprintf(w, "kmsfs %s %s %s\n", v["version"], v["go"], v["platform"])
-			})
+			return printVersion(c)
 		},
 	}
+}
+
+func printVersion(c *cli.Context) error {
+	v := map[string]string{"version": buildVersion(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+	return show(c, v, func(w io.Writer) {
+		fmt.Fprintf(w, "kmsfs %s %s %s\n", v["version"], v["go"], v["platform"])
+	})
 }
 
 // buildVersion is the module's version, or the commit it was built from.

@@ -75,7 +75,8 @@ func (c *call) bucketList() (any, error) {
 	return out, err
 }
 
-// bucketShow shows what the caller may see; of what he may not, nothing.
+// bucketShow shows what the caller may see. Whoever may see nothing of a
+// bucket is refused.
 func (c *call) bucketShow(a NameArgs) (any, error) {
 	s, done, err := c.session()
 	if err != nil {
@@ -86,11 +87,10 @@ func (c *call) bucketShow(a NameArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.GetAttr(c.caller(), at.Ino); err != nil {
-		return nil, fmt.Errorf("bucket %q: %w", a.Name, err)
-	}
 	made := time.Unix(0, at.Btime).UTC()
 	b := BucketInfo{Name: a.Name, Created: &made}
+	seen := false
+	var refused error
 	for name, to := range map[string]func([]byte){
 		attrSSE:        func(v []byte) { b.SSE = string(v) },
 		attrEncryption: func(v []byte) { b.Encryption = v },
@@ -101,9 +101,17 @@ func (c *call) bucketShow(a NameArgs) (any, error) {
 		switch {
 		case err == nil:
 			to(v)
-		case !errors.Is(err, mount.ErrNoAttr) && !errors.Is(err, mount.ErrAccess):
+			seen = true
+		case errors.Is(err, mount.ErrAccess):
+			refused = err
+		case errors.Is(err, mount.ErrNoAttr):
+			seen = true
+		default:
 			return nil, fmt.Errorf("bucket %q: %w", a.Name, err)
 		}
+	}
+	if !seen {
+		return nil, fmt.Errorf("bucket %q: %w", a.Name, refused)
 	}
 	return b, nil
 }

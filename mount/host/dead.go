@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,10 +24,17 @@ const fsType = "fuse.kmsfs"
 // that store's and nobody else's.
 func SourceOf(storeID string) string { return "kmsfs:" + storeID }
 
-// mountPoints lists the mount points in a mountinfo table that have our type
-// and source, innermost first.
-func mountPoints(table io.Reader, source string) ([]string, error) {
-	var dirs []string
+// mountPoint is a row of mountinfo.
+type mountPoint struct {
+	dir    string // where it is now, however it was called when it was mounted
+	device string // major:minor
+	source string
+}
+
+// mountPoints lists the mounts of our type in a mountinfo table, the latest
+// first, so that what lies on another mount comes before it.
+func mountPoints(table io.Reader) ([]mountPoint, error) {
+	var all []mountPoint
 	sc := bufio.NewScanner(table)
 	sc.Buffer(nil, 1<<20)
 	for sc.Scan() {
@@ -35,12 +43,38 @@ func mountPoints(table io.Reader, source string) ([]string, error) {
 		if !ok || len(fields) < 5 || len(tail) < 2 || tail[0] != fsType {
 			continue
 		}
-		if unescape(tail[1]) == source {
-			dirs = append(dirs, unescape(fields[4]))
+		all = append(all, mountPoint{dir: unescape(fields[4]), device: fields[2], source: unescape(tail[1])})
+	}
+	slices.Reverse(all)
+	return all, sc.Err()
+}
+
+func allMounts() ([]mountPoint, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	all, err := mountPoints(f)
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	return all, nil
+}
+
+// dirOf is where a device is mounted now: its user may have renamed the
+// directories above it. "" if it is mounted nowhere any more.
+func dirOf(device string) (string, error) {
+	all, err := allMounts()
+	if err != nil {
+		return "", err
+	}
+	for _, m := range all {
+		if m.device == device {
+			return m.dir, nil
 		}
 	}
-	slices.Reverse(dirs)
-	return dirs, sc.Err()
+	return "", nil
 }
 
 // unescape undoes the octal escapes of mountinfo.
@@ -62,16 +96,17 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// StoreMounts lists the mount points of a store's mounts, dead or alive.
+// StoreMounts lists where a store is mounted, dead or alive.
 func StoreMounts(storeID string) ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	all, err := allMounts()
 	if err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
+		return nil, err
 	}
-	defer func() { _ = f.Close() }()
-	dirs, err := mountPoints(f, SourceOf(storeID))
-	if err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
+	var dirs []string
+	for _, m := range all {
+		if m.source == SourceOf(storeID) {
+			dirs = append(dirs, m.dir)
+		}
 	}
 	return dirs, nil
 }
@@ -110,7 +145,7 @@ const (
 // Detach takes a mount out of the name space even if it is in use: by the
 // kernel for root, through fusermount3 for others.
 func Detach(ctx context.Context, dir string, how Manner) error {
-	flags := unix.MNT_DETACH | unix.UMOUNT_NOFOLLOW
+	flags := unix.MNT_DETACH
 	if how == Firmly {
 		flags |= unix.MNT_FORCE
 	}
@@ -119,12 +154,12 @@ func Detach(ctx context.Context, dir string, how Manner) error {
 
 // unmount is the ordinary end of a mount: errInUse while somebody uses it.
 func unmount(ctx context.Context, dir string) error {
-	return unmountWith(ctx, dir, unix.UMOUNT_NOFOLLOW)
+	return unmountWith(ctx, dir, 0)
 }
 
 func unmountWith(ctx context.Context, dir string, flags int, helperArgs ...string) error {
-	err := unix.Unmount(dir, flags)
-	if errors.Is(err, unix.EPERM) {
+	err := unmountAt(dir, flags)
+	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
 		ctx, cancel := context.WithTimeout(ctx, helperPatience)
 		defer cancel()
 		var out []byte
@@ -143,4 +178,19 @@ func unmountWith(ctx context.Context, dir string, flags int, helperArgs ...strin
 		err = errInUse
 	}
 	return fmt.Errorf("unmount %s: %w", dir, err)
+}
+
+// unmountAt is umount2(2) for a directory that may lie in another user's
+// hands. He could put a link in place of a directory above it and have root
+// unmount something else; so nothing above it may be a link, and the last step
+// goes through a descriptor of its parent.
+func unmountAt(dir string, flags int) error {
+	parent, err := unix.Openat2(unix.AT_FDCWD, filepath.Dir(dir), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(parent) }()
+	return unix.Unmount("/proc/self/fd/"+strconv.Itoa(parent)+"/"+filepath.Base(dir), flags|unix.UMOUNT_NOFOLLOW)
 }

@@ -25,8 +25,9 @@ type Mounter func(s *mount.Session, dir string, opts fusefs.Options) (Server, er
 
 // Server is one mount in the kernel.
 type Server interface {
-	Wait()        // until the kernel is done with the mount, whoever ended it
-	Abort() error // ends it now, whatever hangs on it: its users get errors
+	Wait()          // until the kernel is done with the mount, whoever ended it
+	Abort() error   // ends it now, whatever hangs on it: its users get errors
+	Device() string // major:minor, by which mountinfo knows it
 }
 
 // mounted is a row of the table.
@@ -80,6 +81,22 @@ func (d *Daemon) table() []*mounted {
 		}
 	}
 	return out
+}
+
+// at finds the mount on a directory.
+func (d *Daemon) at(dir string) *mounted {
+	d.mu.Lock()
+	m := d.mounts[dir]
+	d.mu.Unlock()
+	if m != nil {
+		return m
+	}
+	for _, m := range d.table() {
+		if m.info.Dir == dir {
+			return m
+		}
+	}
+	return nil
 }
 
 // below says where a path lies on one of the mounts.
@@ -214,6 +231,9 @@ func (c *call) makeMount(a MountArgs) (*mounted, error) {
 	}
 	opts.Source = SourceOf(d.cfg.Info.StoreID)
 	s, err := d.session(c.as, mount.Options{ReadOnly: opts.ReadOnly, SSE: opts.SSE, Mount: a.Dir})
+	if errors.Is(err, mount.ErrInvalid) || errors.Is(err, mount.ErrUnsupported) {
+		return nil, fmt.Errorf("%w: %w", errOption, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -225,20 +245,28 @@ func (c *call) makeMount(a MountArgs) (*mounted, error) {
 		}
 		return nil, errors.Join(err, s.Close())
 	}
+	dir := a.Dir
+	if real, err := dirOf(server.Device()); err == nil && real != "" {
+		dir = real // without the links that led there
+	}
 	return &mounted{
 		server: server, session: s, gone: make(chan struct{}),
 		info: MountInfo{
-			Dir: a.Dir, Principal: c.as, UID: opts.UID, GID: opts.GID, Options: a.Options, Since: d.cfg.Clock(), By: c.peer.UID,
+			Dir: dir, Principal: c.as, UID: opts.UID, GID: opts.GID, Options: a.Options, Since: d.cfg.Clock(), By: c.peer.UID,
 		},
 	}, nil
 }
 
 // entering settles which OS user will enter a mount, and that the directory is
-// his. Callers other than root mount for themselves. Root mounts for the user
-// whom the principal is bound to; of several, the one whose directory it is.
-// fusefs opens the directory once more as that user and mounts on what it
-// opened, so a directory swapped in between gains nothing.
+// his. Callers other than root mount for themselves; whether they may see the
+// directory at all is found out with their rights, not ours: fusefs opens it
+// as that user, checks that it is his, and mounts on what it opened. Root
+// mounts for the user whom the principal is bound to; of several, the one
+// whose directory it is.
 func (d *Daemon) entering(peer control.Peer, principal, dir string) (uid, gid uint32, err error) {
+	if peer.UID != 0 {
+		return peer.UID, peer.GID, nil
+	}
 	st, err := os.Lstat(dir)
 	if err != nil {
 		var path *os.PathError
@@ -251,22 +279,15 @@ func (d *Daemon) entering(peer control.Peer, principal, dir string) (uid, gid ui
 	if !st.IsDir() || !ok {
 		return 0, 0, fmt.Errorf("%w: %s", errDirectory, dir)
 	}
-	if peer.UID != 0 {
-		if sys.Uid != peer.UID {
-			return 0, 0, notHis(dir, sys.Uid, peer.UID)
-		}
-		return peer.UID, peer.GID, nil
-	}
 	p, err := d.cfg.Principals.Get(principal)
 	if err != nil {
 		return 0, 0, err
 	}
 	switch {
-	case len(p.UIDs) == 0 || slices.Contains(p.UIDs, sys.Uid):
+	case len(p.UIDs) == 0:
+		uid = 0
+	case slices.Contains(p.UIDs, sys.Uid):
 		uid = sys.Uid
-		if len(p.UIDs) == 0 {
-			uid = 0
-		}
 	default:
 		uid = p.UIDs[0]
 	}
@@ -304,9 +325,7 @@ func (c *call) umount(a UmountArgs) (any, error) {
 	if d.cfg.Mount == nil {
 		return nil, errNoHost
 	}
-	d.mu.Lock()
-	m := d.mounts[a.Dir]
-	d.mu.Unlock()
+	m := d.at(a.Dir)
 	if m == nil {
 		return nil, fmt.Errorf("%s: %w", a.Dir, errNoMount)
 	}
@@ -319,7 +338,7 @@ func (c *call) umount(a UmountArgs) (any, error) {
 		return nil, fmt.Errorf("write %s out: %w", a.Dir, err)
 	}
 	if a.Lazy {
-		return nil, Detach(c.ctx, a.Dir, Gently)
+		return nil, m.detach(c.ctx, Gently)
 	}
 	if err := c.patiently(m); err != nil {
 		return nil, err
@@ -344,7 +363,7 @@ func (c *call) patiently(m *mounted) error {
 	tick := time.NewTicker(busyPause)
 	defer tick.Stop()
 	for {
-		err := unmount(context.WithoutCancel(ctx), m.info.Dir)
+		err := m.unmount(ctx)
 		if !errors.Is(err, errInUse) {
 			return err
 		}
@@ -358,13 +377,48 @@ func (c *call) patiently(m *mounted) error {
 	}
 }
 
+// where is the mount's place in the tree as it is now; "" if it has none.
+func (m *mounted) where() (string, error) {
+	if m.server.Device() == "" {
+		return m.info.Dir, nil
+	}
+	return dirOf(m.server.Device())
+}
+
+// unmount tries once. A mount that is gone already is fine.
+func (m *mounted) unmount(ctx context.Context) error {
+	dir, err := m.where()
+	if err != nil || dir == "" {
+		return err
+	}
+	return unmountWith(context.WithoutCancel(ctx), dir, 0)
+}
+
+func (m *mounted) detach(ctx context.Context, how Manner) error {
+	dir, err := m.where()
+	if err != nil || dir == "" {
+		return err
+	}
+	return Detach(context.WithoutCancel(ctx), dir, how)
+}
+
+// kill ends the connection and takes the mount away. Root does it through the
+// mount itself; a user has the connection's control file for the first part.
+func (m *mounted) kill(ctx context.Context) error {
+	var err error
+	if os.Geteuid() != 0 {
+		err = m.server.Abort()
+	}
+	return errors.Join(err, m.detach(ctx, Firmly))
+}
+
 // end unmounts one mount. It waits for its users until ctx ends; then it takes
 // the mount away from them: what they wrote is in the volume already.
 func (d *Daemon) end(ctx context.Context, m *mounted) error {
 	tick := time.NewTicker(busyPause)
 	defer tick.Stop()
 	for {
-		err := unmount(context.WithoutCancel(ctx), m.info.Dir)
+		err := m.unmount(ctx)
 		if err == nil {
 			return nil
 		}
@@ -376,10 +430,7 @@ func (d *Daemon) end(ctx context.Context, m *mounted) error {
 		case <-ctx.Done():
 		}
 		d.log.Warn("ending a mount that is in use", "dir", m.info.Dir, "err", err)
-		if err := errors.Join(Detach(context.WithoutCancel(ctx), m.info.Dir, Gently), m.server.Abort()); err != nil {
-			return fmt.Errorf("end %s: %w", m.info.Dir, err)
-		}
-		return nil
+		return m.kill(ctx)
 	}
 }
 

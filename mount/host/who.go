@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,8 +11,8 @@ import (
 
 // principalFor is the principal that a uid acts as. A name must be bound to
 // the uid, unless root or the store's owner gives it. Without a name it is the
-// one that is bound; of several, the owner's is the oldest, which is the
-// administrator that init made, and others must choose.
+// one that is bound; of several, root and the owner, who
+// may be any of them, are the administrator, and others must choose.
 func (d *Daemon) principalFor(uid uint32, name string) (string, error) {
 	bound := d.cfg.Principals.ByUID(uid)
 	if name != "" {
@@ -38,7 +39,7 @@ func (d *Daemon) principalFor(uid uint32, name string) (string, error) {
 			hint: fmt.Sprintf("an administrator binds one: kmsfs principal create NAME --uid %d; root and the owner may say --as NAME", uid),
 		}
 	case d.trusted(uid):
-		return d.oldest(bound), nil
+		return d.preferred(bound), nil
 	}
 	return "", &hintedError{
 		err:  fmt.Errorf("%w: several principals are bound to uid %d", errWhich, uid),
@@ -53,19 +54,26 @@ func boundHint(uid uint32, bound []string) string {
 	return "bound to your uid: " + strings.Join(bound, ", ")
 }
 
-// oldest is the principal that was made first.
-func (d *Daemon) oldest(names []string) string {
-	var best principals.Principal
+// preferred is an administrator before others, then the one made first.
+func (d *Daemon) preferred(names []string) string {
+	known := make([]principals.Principal, 0, len(names))
 	for _, name := range names {
-		p, err := d.cfg.Principals.Get(name)
-		if err == nil && (best.Name == "" || p.Created.Before(best.Created)) {
-			best = p
+		if p, err := d.cfg.Principals.Get(name); err == nil {
+			known = append(known, p)
 		}
 	}
-	if best.Name == "" {
+	if len(known) == 0 {
 		return names[0]
 	}
-	return best.Name
+	return slices.MinFunc(known, func(a, b principals.Principal) int {
+		admin := func(p principals.Principal) int {
+			if slices.Contains(p.Policies, principals.Administrator) {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(admin(a), admin(b)), a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
+	}).Name
 }
 
 // arn makes a user ARN of a principal's name; an ARN stays what it is.
