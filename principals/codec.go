@@ -13,7 +13,7 @@ import (
 	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
-// recordVersion is the version of both record formats (FORMAT.md).
+// recordVersion is the version of all record formats (FORMAT.md).
 const recordVersion = 1
 
 // A userRecord is a user as stored.
@@ -24,6 +24,7 @@ type userRecord struct {
 	Created  time.Time `json:"created"`
 	UIDs     []uint32  `json:"uids"`
 	Policies []string  `json:"policies"`
+	Boundary string    `json:"boundary,omitempty"`
 }
 
 // A policyRecord is a policy as stored.
@@ -34,7 +35,7 @@ type policyRecord struct {
 }
 
 func encodeUser(p Principal) ([]byte, error) {
-	r := userRecord{Version: recordVersion, Name: p.Name, ID: p.ID, Created: p.Created, UIDs: p.UIDs, Policies: p.Policies}
+	r := userRecord{Version: recordVersion, Name: p.Name, ID: p.ID, Created: p.Created, UIDs: p.UIDs, Policies: p.Policies, Boundary: p.Boundary}
 	if r.UIDs == nil {
 		r.UIDs = []uint32{}
 	}
@@ -50,13 +51,13 @@ func decodeUser(id string, doc []byte) (Principal, error) {
 	if err := decode(doc, &r); err != nil {
 		return Principal{}, err
 	}
-	p := Principal{Name: r.Name, ID: r.ID, Created: r.Created.UTC()}
+	p := Principal{Name: r.Name, ID: r.ID, Created: r.Created.UTC(), Boundary: r.Boundary}
 	switch {
 	case r.Version != recordVersion:
 		return Principal{}, fmt.Errorf("unknown version %d", r.Version)
 	case r.Name != id:
 		return Principal{}, fmt.Errorf("filed under another name than %q", r.Name)
-	case len(r.ID) != 21 || !strings.HasPrefix(r.ID, "AIDA") || strings.Trim(r.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "":
+	case !validID(r.ID, "AIDA", 21):
 		return Principal{}, fmt.Errorf("%q is not a unique id", r.ID)
 	}
 	if err := checkName("principal", r.Name, maxUserName); err != nil {
@@ -97,6 +98,12 @@ func decodePolicy(id string, doc []byte) (*policy.Document, error) {
 		return nil, err
 	}
 	return policy.Parse(policy.IdentityPolicy, []byte(r.Document))
+}
+
+const base32Alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+
+func validID(id, prefix string, length int) bool {
+	return len(id) == length && strings.HasPrefix(id, prefix) && strings.Trim(id, base32Alphabet) == ""
 }
 
 // decode reads exactly one JSON object without unknown names.

@@ -59,18 +59,37 @@ func (s *Store) Policy(name string) ([]byte, bool) {
 	return n.Document.Text(), true
 }
 
-// AttachedTo returns the names of the principals that hold a policy, sorted.
+// AttachedTo returns the names of the principals that hold a policy, by
+// themselves, through a group or as their boundary, sorted.
 func (s *Store) AttachedTo(name string) []string { return s.now.Load().holders(name) }
 
+// holders are the users whose identity has a policy in it.
 func (st *state) holders(name string) []string {
 	var out []string
 	for _, u := range st.users {
-		if slices.Contains(u.Policies, name) {
+		if u.Boundary == name || st.holds(u, name) {
 			out = append(out, u.Name)
 		}
 	}
 	slices.Sort(out)
 	return out
+}
+
+// holds reports whether a user has a policy, by himself or through a group.
+func (st *state) holds(u *user, policy string) bool {
+	return slices.Contains(u.Policies, policy) || slices.ContainsFunc(st.memberOf[u.Name], func(g string) bool {
+		return slices.Contains(st.groups[g].Policies, policy)
+	})
+}
+
+// administrator names a user who may do everything, or "".
+func (st *state) administrator() string {
+	for name, u := range st.users {
+		if (u.Boundary == "" || u.Boundary == Administrator) && st.holds(u, Administrator) {
+			return name
+		}
+	}
+	return ""
 }
 
 // PutPolicy stores an identity policy under a name, or replaces it; what holds it
@@ -99,18 +118,7 @@ func (s *Store) PutPolicy(name string, text []byte) error {
 		c.st.policies[name] = policy.Named{Name: name, Document: d}
 		c.st.foldedPolicies[strings.ToLower(name)] = name
 		c.puts = append(c.puts, record{kindPolicy, name, doc})
-		for _, holder := range c.st.holders(name) {
-			p, err := c.user(holder)
-			if err != nil {
-				return err
-			}
-			c.st.unindex(p)
-			if err := c.st.addUser(s, p); err != nil {
-				return err
-			}
-			c.touched = append(c.touched, holder)
-		}
-		return nil
+		return c.rebuild(c.st.holders(name))
 	})
 	return wrap("put policy", err)
 }
@@ -125,7 +133,13 @@ func (s *Store) DeletePolicy(name string) error {
 		if _, ok := c.st.policies[name]; !ok {
 			return fmt.Errorf("policy %q: %w", name, ErrPolicyNotFound)
 		}
-		if holders := c.st.holders(name); len(holders) > 0 {
+		holders := c.st.holders(name)
+		for _, g := range c.st.groups {
+			if slices.Contains(g.Policies, name) {
+				holders = append(holders, "group "+g.Name)
+			}
+		}
+		if len(holders) > 0 {
 			shown := strings.Join(holders[:min(len(holders), 5)], ", ")
 			if len(holders) > 5 {
 				shown += fmt.Sprintf(" and %d more", len(holders)-5)

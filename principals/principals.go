@@ -10,8 +10,8 @@
 //
 // # What is kept, and where
 //
-// One document per user (kind 'U') and one per policy of one's own (kind 'P')
-// in the ledger; FORMAT.md describes both. The built-in policies are part of
+// One document per user (kind 'U'), group ('G'), access key ('K') and policy of one's
+// own ('P') in the ledger; FORMAT.md describes them. The built-in policies are part of
 // the program: AdministratorAccess, AmazonS3FullAccess, AmazonS3ReadOnlyAccess and
 // AWSKeyManagementServicePowerUser. All that is stored is decoded and checked
 // at Open, and the memory follows the ledger: a change is published after its commit.
@@ -23,7 +23,14 @@
 // id (AIDA and 17 characters) is random and dies with its user; who is created again under
 // an old name is somebody else. A policy that is attached cannot be deleted.
 // The last principal with AdministratorAccess can neither be deleted nor lose
-// that policy: nobody would be left to let anyone in.
+// that policy, nor be bounded by another: nobody would be left to let anyone in.
+//
+// A group is a set of policies for its members and no principal itself: nothing
+// can name it in a Principal element. A permissions boundary is a policy
+// that a user's own and his groups' policies cannot exceed. An access key is an id
+// and a secret with which a client of the KMS wire protocol proves to be a
+// user; the secret is kept, sealed like every document, because verifying
+// a signature takes it.
 //
 // # Lock order
 //
@@ -36,7 +43,7 @@
 // # What it is not
 //
 // It authenticates nobody: who is allowed to act as whom by uid is asked by the
-// mount and the daemon. It has no groups and no roles yet.
+// mount and the daemon, and signatures are checked by keystore/kmsapi. It has no roles yet.
 package principals
 
 import (
@@ -66,21 +73,31 @@ var (
 	ErrNotBound          = errors.New("the uid is not bound")
 	ErrLimit             = errors.New("limit exceeded")
 	ErrLastAdministrator = errors.New("nobody else has " + Administrator)
+	ErrGroupNotFound     = errors.New("no such group")
+	ErrGroupInUse        = errors.New("the group is in use")
+	ErrNotMember         = errors.New("not a member of the group")
+	ErrAccessKeyNotFound = errors.New("no such access key")
+	ErrNoBoundary        = errors.New("the principal has no permissions boundary")
 	ErrCorrupt           = errors.New("corrupt principal record")
 )
 
-// Limits. Those of users, policies and attachments are AWS's.
+// Limits. All but that of uids are AWS's.
 const (
 	MaxUsers       = 5000
 	MaxPolicies    = 1500
 	MaxAttachments = 10
 	MaxUIDs        = 64
+	MaxGroups      = 300 // of a store
+	MaxMemberships = 10  // groups of one user
+	MaxAccessKeys  = 2   // of one user
 )
 
 // Kinds of documents in the ledger.
 const (
-	kindUser   = 'U'
-	kindPolicy = 'P'
+	kindUser      = 'U'
+	kindPolicy    = 'P'
+	kindGroup     = 'G'
+	kindAccessKey = 'K'
 )
 
 // Principal is a user. It is a copy that the caller may change.
@@ -94,6 +111,8 @@ type Principal struct {
 	UIDs []uint32
 	// Policies are the names of the attached policies, in the order of attachment.
 	Policies []string
+	// Boundary is the name of the permissions boundary, or empty.
+	Boundary string
 	// Created is in UTC, to the second.
 	Created time.Time
 }

@@ -23,6 +23,12 @@ type state struct {
 	// built-in ones included.
 	policies       map[string]policy.Named
 	foldedPolicies map[string]string
+	// memberOf and foldedGroups are derived from groups: the sorted groups of a
+	// user, and lower-case names.
+	groups       map[string]Group
+	memberOf     map[string][]string
+	foldedGroups map[string]string
+	accessKeys   map[string]accessKey // by id
 }
 
 // A user is a principal and its picture. Immutable.
@@ -35,6 +41,8 @@ func (st *state) clone() *state {
 	return &state{
 		users: maps.Clone(st.users), byUID: maps.Clone(st.byUID), folded: maps.Clone(st.folded),
 		policies: maps.Clone(st.policies), foldedPolicies: maps.Clone(st.foldedPolicies),
+		groups: maps.Clone(st.groups), memberOf: maps.Clone(st.memberOf), foldedGroups: maps.Clone(st.foldedGroups),
+		accessKeys: maps.Clone(st.accessKeys),
 	}
 }
 
@@ -70,6 +78,9 @@ func (s *Store) commit(fn func(c *change) error) (touched []string, err error) {
 	}
 	if len(c.puts)+len(c.deletes) == 0 {
 		return nil, nil
+	}
+	if last := s.now.Load().administrator(); last != "" && c.st.administrator() == "" {
+		return nil, fmt.Errorf("principal %q: %w: attach it to another principal first", last, ErrLastAdministrator)
 	}
 	err = s.ledger.Update(func(tx *ledger.Tx) error {
 		for _, r := range c.deletes {
@@ -113,12 +124,42 @@ func (c *change) putUser(p Principal) error {
 	return nil
 }
 
-func (c *change) deleteUser(p Principal) {
+func (c *change) deleteUser(p Principal) error {
+	for _, name := range c.st.memberOf[p.Name] {
+		g := c.st.groups[name].clone()
+		g.Members = slices.DeleteFunc(g.Members, func(m string) bool { return m == p.Name })
+		if err := c.putGroup(g); err != nil {
+			return err
+		}
+	}
+	delete(c.st.memberOf, p.Name)
+	for id, k := range c.st.accessKeys {
+		if k.User == p.Name {
+			c.deleteAccessKey(id)
+		}
+	}
 	c.st.unindex(p)
 	delete(c.st.users, p.Name)
 	delete(c.st.folded, strings.ToLower(p.Name))
 	c.deletes = append(c.deletes, record{kind: kindUser, id: p.Name})
 	c.touched = append(c.touched, p.Name)
+	return nil
+}
+
+// rebuild makes the pictures of users anew, whose policies changed.
+func (c *change) rebuild(names []string) error {
+	for _, name := range names {
+		p, err := c.user(name)
+		if err != nil {
+			return err
+		}
+		c.st.unindex(p)
+		if err := c.st.addUser(c.store, p); err != nil {
+			return err
+		}
+		c.touched = append(c.touched, name)
+	}
+	return nil
 }
 
 // user returns a private copy of a user.
@@ -133,12 +174,27 @@ func (c *change) user(name string) (Principal, error) {
 // addUser puts a user into the maps and builds its picture.
 func (st *state) addUser(s *Store, p Principal) error {
 	who := &policy.Identity{Type: policy.User, Account: s.account, ARN: p.ARN, Name: p.Name, ID: p.ID}
-	for _, name := range p.Policies {
+	names := slices.Clone(p.Policies)
+	for _, g := range st.memberOf[p.Name] {
+		for _, name := range st.groups[g].Policies {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	for _, name := range names {
 		n, ok := st.policy(s, name)
 		if !ok {
 			return fmt.Errorf("policy %q: %w", name, ErrPolicyNotFound)
 		}
 		who.Policies = append(who.Policies, n)
+	}
+	if p.Boundary != "" {
+		n, ok := st.policy(s, p.Boundary)
+		if !ok {
+			return fmt.Errorf("boundary %q: %w", p.Boundary, ErrPolicyNotFound)
+		}
+		who.Boundary = &n
 	}
 	st.users[p.Name] = &user{Principal: p, identity: who}
 	st.folded[strings.ToLower(p.Name)] = p.Name
@@ -171,17 +227,20 @@ func (st *state) policy(s *Store, name string) (policy.Named, bool) {
 	return n, ok
 }
 
+func corrupt(what, id string, err error) error {
+	return fmt.Errorf("%s %q: %w: %w", what, id, ErrCorrupt, err)
+}
+
 // load builds the state from the ledger.
 func (s *Store) load() (*state, error) {
 	st := &state{
 		users: map[string]*user{}, byUID: map[uint32][]string{}, folded: map[string]string{},
 		policies: map[string]policy.Named{}, foldedPolicies: map[string]string{},
+		groups: map[string]Group{}, memberOf: map[string][]string{}, foldedGroups: map[string]string{},
+		accessKeys: map[string]accessKey{},
 	}
 	for name := range s.builtin {
 		st.foldedPolicies[strings.ToLower(name)] = name
-	}
-	corrupt := func(what, id string, err error) error {
-		return fmt.Errorf("%s %q: %w: %w", what, id, ErrCorrupt, err)
 	}
 	err := s.ledger.Each(kindPolicy, func(id string, doc []byte) error {
 		d, err := decodePolicy(id, doc)
@@ -198,6 +257,9 @@ func (s *Store) load() (*state, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.loadGroups(st); err != nil { // before users, whose pictures hold their groups' policies
+		return nil, err
+	}
 	err = s.ledger.Each(kindUser, func(id string, doc []byte) error {
 		p, err := decodeUser(id, doc)
 		if err != nil {
@@ -212,5 +274,13 @@ func (s *Store) load() (*state, error) {
 		}
 		return nil
 	})
-	return st, err
+	if err != nil {
+		return nil, err
+	}
+	for name, groups := range st.memberOf {
+		if st.users[name] == nil {
+			return nil, corrupt("group", groups[0], fmt.Errorf("its member %q does not exist", name))
+		}
+	}
+	return st, s.loadAccessKeys(st)
 }

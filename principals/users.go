@@ -42,11 +42,11 @@ func checkUID(uid uint32) error {
 	return nil
 }
 
-// newID draws a unique id: AIDA and 17 characters, 85 random bits.
-func newID() string {
+// newID draws a unique id: a prefix (AIDA for users, AGPA for groups) and 17 characters, 85 random bits.
+func newID(prefix string) string {
 	var b [11]byte
 	_, _ = rand.Read(b[:]) // never fails: the runtime aborts instead
-	return "AIDA" + base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])[:17]
+	return prefix + base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])[:17]
 }
 
 // Create makes a user. uids and policies may be empty; doubles count once.
@@ -64,7 +64,7 @@ func (s *Store) Create(name string, uids []uint32, policies []string) (Principal
 		if len(c.st.users) >= MaxUsers {
 			return fmt.Errorf("principal %q: %w: a store holds at most %d principals", name, ErrLimit, MaxUsers)
 		}
-		p := Principal{Name: name, ID: newID(), ARN: s.arn(name), Created: s.clock().UTC().Truncate(time.Second)}
+		p := Principal{Name: name, ID: newID("AIDA"), ARN: s.arn(name), Created: s.clock().UTC().Truncate(time.Second)}
 		for _, uid := range uids {
 			if err := p.bind(uid); err != nil {
 				return err
@@ -84,33 +84,16 @@ func (s *Store) Create(name string, uids []uint32, policies []string) (Principal
 	return made, nil
 }
 
-// Delete removes a user and its bindings. ErrNotFound, ErrLastAdministrator.
+// Delete removes a user, its bindings, access keys and memberships. ErrNotFound, ErrLastAdministrator.
 func (s *Store) Delete(name string) error {
 	err := s.change(func(c *change) error {
 		p, err := c.user(name)
 		if err != nil {
 			return err
 		}
-		if err := c.keepAdministrator(p); err != nil {
-			return err
-		}
-		c.deleteUser(p)
-		return nil
+		return c.deleteUser(p)
 	})
 	return wrap("delete principal", err)
-}
-
-// keepAdministrator refuses to let the last administrator go.
-func (c *change) keepAdministrator(p Principal) error {
-	if !slices.Contains(p.Policies, Administrator) {
-		return nil
-	}
-	for name, u := range c.st.users {
-		if name != p.Name && slices.Contains(u.Policies, Administrator) {
-			return nil
-		}
-	}
-	return fmt.Errorf("principal %q: %w: attach it to another principal first", p.Name, ErrLastAdministrator)
 }
 
 // Attach attaches a policy, and does nothing if it is attached already.
@@ -121,15 +104,10 @@ func (s *Store) Attach(name, policy string) error {
 
 // Detach takes a policy off. ErrNotFound, ErrNotAttached, ErrLastAdministrator.
 func (s *Store) Detach(name, policy string) error {
-	return wrap("detach policy", s.edit(name, func(c *change, p *Principal) error {
+	return wrap("detach policy", s.edit(name, func(_ *change, p *Principal) error {
 		i := slices.Index(p.Policies, policy)
 		if i < 0 {
 			return fmt.Errorf("principal %q, policy %q: %w", name, policy, ErrNotAttached)
-		}
-		if policy == Administrator {
-			if err := c.keepAdministrator(*p); err != nil {
-				return err
-			}
 		}
 		p.Policies = slices.Delete(p.Policies, i, i+1)
 		return nil
@@ -161,11 +139,11 @@ func (s *Store) edit(name string, fn func(c *change, p *Principal) error) error 
 		if err != nil {
 			return err
 		}
-		uids, policies := len(p.UIDs), len(p.Policies)
+		uids, policies, boundary := len(p.UIDs), len(p.Policies), p.Boundary
 		if err := fn(c, &p); err != nil {
 			return err
 		}
-		if len(p.UIDs) == uids && len(p.Policies) == policies {
+		if len(p.UIDs) == uids && len(p.Policies) == policies && p.Boundary == boundary {
 			return nil
 		}
 		return c.putUser(p)
