@@ -38,12 +38,17 @@ func Supervise(ctx context.Context, pipe io.Reader, dir, storeID string) error {
 			lock.Release()
 			return err
 		}
-		if errors.Is(err, ErrServed) || !errors.Is(err, ErrBusy) {
+		// The kernel may end the pipe before it takes the lock back: then the daemon that seems to serve is the dying one.
+		served := errors.Is(err, ErrServed)
+		if !served && !errors.Is(err, ErrBusy) {
 			return err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			if served {
+				return nil
+			}
 			return err
 		}
 	}

@@ -1,0 +1,3 @@
+package crash
+
+func runFill(t task) error { return nil }
