@@ -16,7 +16,6 @@ var (
 	ErrUnsupported = errors.New("not supported")
 	ErrReadOnly    = errors.New("read-only mount")
 	ErrBadHandle   = errors.New("handle not open for this")
-	ErrDevice      = errors.New("shared mapping impossible") // reserved for callers that map errors to errno
 	ErrIntegrity   = errors.New("key does not open")
 
 	ErrNotFound     = fs.ErrNotFound

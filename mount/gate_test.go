@@ -126,6 +126,26 @@ func TestHandles(t *testing.T) {
 	reads(t, "what was answered is there", w.as("admin"), "pay/d", "ANSWERED")
 }
 
+// TestNoNeedlessEvents: a change of another principal, or of another key, does not make an open handle ask for its key again.
+func TestNoNeedlessEvents(t *testing.T) {
+	w := tableWorld(t)
+	h, err := w.as("alice").open("pay/f", os.O_RDONLY)
+	w.ok(err)
+	n := w.events()
+	w.ok(w.principals.Attach("none", "AmazonS3FullAccess"))
+	w.ok(w.as("admin").mv("pub/f", "pub/g"))
+	if got, err := read(h); err != nil || got != "content of pay/f" {
+		t.Errorf("%q %v", got, err)
+	}
+	if got := w.events(); got != n {
+		t.Errorf("%d events", got-n)
+	}
+	w.ok(w.principals.Detach("alice", "AmazonS3FullAccess"))
+	_, err = read(h)
+	want(t, "rights lost", err, ErrAccess)
+	w.ok(h.Close())
+}
+
 func TestReadOnly(t *testing.T) {
 	w := tableWorld(t)
 	ro := w.as("admin", Options{ReadOnly: true})

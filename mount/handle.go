@@ -9,6 +9,7 @@ import (
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
 	"github.com/kmsfs/kmsfs/keystore"
+	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
 // Handle is an open file. It remembers what its rights rest on, and decides anew when that changed: a handle that lost its right seals
@@ -33,6 +34,7 @@ type Handle struct {
 
 	// What the last decision rested on; guarded by mu.
 	fresh                                       bool // the data key came from GenerateDataKey, not from Decrypt
+	who                                         *policy.Identity
 	method                                      fs.Method
 	keyARN                                      string
 	context                                     crypto.Context
@@ -50,7 +52,7 @@ func (h *Hub) stamp() stamp {
 func (s *Session) newHandle(v *view, at stamp, c Caller, b *bucketView, ino Ino, f OpenFlags, file *fs.File, sealing fs.Sealing, fresh bool) *Handle {
 	h := &Handle{
 		s: s, ino: ino, bucket: b.ino, caller: c, flags: f, file: file,
-		fresh: fresh, method: sealing.Method, keyARN: sealing.KeyARN, context: sealing.Context,
+		fresh: fresh, who: v.who, method: sealing.Method, keyARN: sealing.KeyARN, context: sealing.Context,
 	}
 	h.direct = f.Append || s.hub.writtenElsewhere(ino, s)
 	if f.Write {
@@ -305,13 +307,13 @@ func (h *Handle) decide() error {
 		resealed = sealing.Method != h.method || sealing.KeyARN != h.keyARN
 	}
 	keyEpoch := s.hub.keyEpoch(sealing.KeyARN)
-	if h.file == nil || resealed || sealing.Method == fs.SSEKMS && (keyEpoch != h.keyEpoch || v.epoch != h.policyEpoch) {
+	if h.file == nil || resealed || sealing.Method == fs.SSEKMS && (keyEpoch != h.keyEpoch || v.who != h.who) {
 		if err := h.decideKMS(v, sealing); err != nil {
 			return err
 		}
 	}
 	h.policyEpoch, h.nameEpoch, h.sealEpoch, h.keyEpoch = v.epoch, names, seals, keyEpoch
-	h.method, h.keyARN, h.context = sealing.Method, sealing.KeyARN, sealing.Context
+	h.who, h.method, h.keyARN, h.context = v.who, sealing.Method, sealing.KeyARN, sealing.Context
 	return nil
 }
 

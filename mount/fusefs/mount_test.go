@@ -21,6 +21,7 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"dirs":      dirsChild,
 		"teller":    tellerChild,
 		"rates":     ratesChild,
+		"tools":     toolsChild,
 	}
 }
 
