@@ -73,16 +73,27 @@ func newApp(s streams) *cli.App {
 		},
 		CustomAppHelpTemplate: cli.AppHelpTemplate + "\nEXIT STATUS:\n" + exitHelp(),
 	}
+	plain(app.Flags)
 	for _, c := range app.Commands {
 		finish(c)
 	}
 	return app
 }
 
+// plain leaves "(default: false)" out of the help.
+func plain(flags []cli.Flag) {
+	for _, f := range flags {
+		if b, ok := f.(*cli.BoolFlag); ok {
+			b.DisableDefaultText = true
+		}
+	}
+}
+
 // finish gives every command the same manners about wrong usage.
 func finish(c *cli.Command) {
 	c.OnUsageError = onUsageError
 	c.HideHelpCommand = true
+	plain(c.Flags)
 	if len(c.Subcommands) == 0 {
 		return
 	}

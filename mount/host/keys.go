@@ -29,17 +29,30 @@ func timeOrNil(t time.Time) *time.Time {
 }
 
 // key turns what the command line takes, an alias included, into what the
-// management operations of KMS take: a key ARN. The right is asked for by the
-// operation itself, with the same answer for keys that do not exist.
-func (c *call) key(ref string) string {
+// management operations of KMS take: a key ARN. They ask for the right
+// themselves. Of an alias that leads nowhere the caller learns what DescribeKey
+// would tell him.
+func (c *call) key(ref string) (string, error) {
 	if !strings.HasPrefix(ref, "alias/") && !strings.Contains(ref, ":alias/") {
-		return ref
+		return ref, nil
 	}
 	arn, err := c.d.cfg.Keystore.Resolve(ref)
-	if err != nil {
-		return ref
+	if err == nil {
+		return arn, nil
 	}
-	return arn
+	if _, told := c.d.cfg.Keystore.DescribeKey(c.keys(), ref); told != nil {
+		return "", told
+	}
+	return "", err
+}
+
+// onKey does one management operation on a key.
+func (c *call) onKey(ref string, do func(arn string) error) (any, error) {
+	arn, err := c.key(ref)
+	if err == nil {
+		err = do(arn)
+	}
+	return c.done(arn, err)
 }
 
 // done is the result of a command that changed a key: what it is now, as far
@@ -106,27 +119,26 @@ func (c *call) keyShow(a KeyArgs) (any, error) {
 }
 
 func (c *call) keyEnable(a KeyArgs) (any, error) {
-	arn := c.key(a.Key)
-	return c.done(arn, c.d.cfg.Keystore.EnableKey(c.keys(), arn))
+	return c.onKey(a.Key, func(arn string) error { return c.d.cfg.Keystore.EnableKey(c.keys(), arn) })
 }
 
 func (c *call) keyDisable(a KeyArgs) (any, error) {
-	arn := c.key(a.Key)
-	return c.done(arn, c.d.cfg.Keystore.DisableKey(c.keys(), arn))
+	return c.onKey(a.Key, func(arn string) error { return c.d.cfg.Keystore.DisableKey(c.keys(), arn) })
 }
 
 func (c *call) keyRotate(a KeyArgs) (any, error) {
-	arn := c.key(a.Key)
-	return c.done(arn, c.d.cfg.Keystore.RotateKeyOnDemand(c.keys(), arn))
+	return c.onKey(a.Key, func(arn string) error { return c.d.cfg.Keystore.RotateKeyOnDemand(c.keys(), arn) })
 }
 
 func (c *call) keyScheduleDeletion(a KeyDeletionArgs) (any, error) {
-	arn := c.key(a.Key)
 	if a.Days == 0 {
 		a.Days = 30
 	}
-	when, err := c.d.cfg.Keystore.ScheduleKeyDeletion(c.keys(), arn, a.Days)
-	out, err := c.done(arn, err)
+	var when time.Time
+	out, err := c.onKey(a.Key, func(arn string) (err error) {
+		when, err = c.d.cfg.Keystore.ScheduleKeyDeletion(c.keys(), arn, a.Days)
+		return err
+	})
 	if k, ok := out.(KeyInfo); ok && k.DeletionDate == nil {
 		k.DeletionDate = &when
 		return k, err
@@ -135,12 +147,14 @@ func (c *call) keyScheduleDeletion(a KeyDeletionArgs) (any, error) {
 }
 
 func (c *call) keyCancelDeletion(a KeyArgs) (any, error) {
-	arn := c.key(a.Key)
-	return c.done(arn, c.d.cfg.Keystore.CancelKeyDeletion(c.keys(), arn))
+	return c.onKey(a.Key, func(arn string) error { return c.d.cfg.Keystore.CancelKeyDeletion(c.keys(), arn) })
 }
 
 func (c *call) keyPolicy(a KeyPolicyArgs) (any, error) {
-	arn := c.key(a.Key)
+	arn, err := c.key(a.Key)
+	if err != nil {
+		return nil, err
+	}
 	if a.Policy.Set {
 		return nil, c.d.cfg.Keystore.PutKeyPolicy(c.keys(), arn, []byte(a.Policy.Text), a.Bypass)
 	}
@@ -216,11 +230,19 @@ func (c *call) pathOf(s *mount.Session, ino mount.Ino) (string, error) {
 }
 
 func (c *call) aliasCreate(a AliasArgs) (any, error) {
-	return nil, c.d.cfg.Keystore.CreateAlias(c.keys(), a.Name, c.key(a.Key))
+	arn, err := c.key(a.Key)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.d.cfg.Keystore.CreateAlias(c.keys(), a.Name, arn)
 }
 
 func (c *call) aliasUpdate(a AliasArgs) (any, error) {
-	return nil, c.d.cfg.Keystore.UpdateAlias(c.keys(), a.Name, c.key(a.Key))
+	arn, err := c.key(a.Key)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.d.cfg.Keystore.UpdateAlias(c.keys(), a.Name, arn)
 }
 
 func (c *call) aliasDelete(a AliasArgs) (any, error) {
@@ -254,7 +276,10 @@ func (c *call) grantCreate(a GrantArgs) (any, error) {
 	if a.Retiring != "" {
 		in.Retiring = c.d.arn(a.Retiring)
 	}
-	arn := c.key(a.Key)
+	arn, err := c.key(a.Key)
+	if err != nil {
+		return nil, err
+	}
 	id, _, err := c.d.cfg.Keystore.CreateGrant(c.keys(), arn, in)
 	if err != nil {
 		return nil, err
@@ -265,7 +290,11 @@ func (c *call) grantCreate(a GrantArgs) (any, error) {
 }
 
 func (c *call) grantList(a KeyArgs) (any, error) {
-	list, err := c.d.cfg.Keystore.ListGrants(c.keys(), c.key(a.Key), "", "")
+	arn, err := c.key(a.Key)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.d.cfg.Keystore.ListGrants(c.keys(), arn, "", "")
 	if err != nil {
 		return nil, err
 	}
@@ -283,5 +312,9 @@ func (c *call) grantRevoke(a GrantRevokeArgs) (any, error) {
 	if a.Grant == "" {
 		return nil, fmt.Errorf("%w: no grant id", errArguments)
 	}
-	return nil, c.d.cfg.Keystore.RevokeGrant(c.keys(), c.key(a.Key), a.Grant)
+	arn, err := c.key(a.Key)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.d.cfg.Keystore.RevokeGrant(c.keys(), arn, a.Grant)
 }

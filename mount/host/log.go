@@ -12,7 +12,11 @@ func (c *call) mayReadLog() error { return c.allowed("cloudtrail:LookupEvents", 
 func (c *call) filter(a AuditArgs) audit.Filter {
 	f := audit.Filter{Principal: a.Principal, Denied: a.Denied, Last: a.Last}
 	if a.Key != "" {
-		f.Key = c.key(a.Key)
+		f.Key = a.Key
+		// The past of a key that is gone, or that an alias led to once, is found too.
+		if arn, err := c.d.cfg.Keystore.Resolve(a.Key); err == nil {
+			f.Key = arn
+		}
 	}
 	return f
 }

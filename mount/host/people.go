@@ -183,7 +183,10 @@ var keyActions = []string{
 // policyDiff needs the right to read the key's policy and to list users. Use
 // of the key is judged as the file system uses it, through S3.
 func (c *call) policyDiff(a PolicyDiffArgs) (any, error) {
-	arn := c.key(a.Key)
+	arn, err := c.key(a.Key)
+	if err != nil {
+		return nil, err
+	}
 	text, err := c.d.cfg.Keystore.GetKeyPolicy(c.keys(), arn)
 	if err != nil {
 		return nil, err
