@@ -132,7 +132,10 @@ type verifier struct {
 // at gives the model after the first k operations.
 func (v *verifier) at(k int) *model {
 	m := newModel(v.Power)
-	for _, o := range v.all[:k] {
+	for i, o := range v.all[:k] {
+		if i == v.acked && (o.Kind == opClose || o.Kind == opFsync || o.Kind == opSyncdir) {
+			break // it vouches for nothing before it returned
+		}
 		m.apply(o)
 	}
 	return m

@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# The life of keys, aliases, grants and policies on the command line, and what files notice of it.
+. "$(dirname "$0")/lib.sh"
+needs_root
+person alice
+person bob
+person power
+person keeper
+
+new_store
+works kmsfs principal create alice --uid "$(uid_of alice)" --policy AmazonS3FullAccess
+works kmsfs principal create bob --uid "$(uid_of bob)" --policy AmazonS3FullAccess
+works kmsfs principal create power --uid "$(uid_of power)" --policy AWSKeyManagementServicePowerUser
+works kmsfs principal create keeper --uid "$(uid_of keeper)"
+works kmsfs serve
+works kmsfs bucket create box
+mount_for admin "$T/admin"
+mount_for alice "$T/alice"
+mount_for bob "$T/bob"
+account=000000000000
+
+story "create: with alias, description, administrators and users, or with a policy of one's own"
+attempt kmsfs key create --alias alias/console --description "made like in the console" --admin keeper --user alice
+key=$(cat "$T/.io/out")
+same "nothing but the id on stdout" 36 "${#key}"
+matches 'made like in the console' kmsfs key show "$key"
+matches 'Enabled' kmsfs key show "arn:aws:kms:us-east-1:$account:key/$key"
+matches 'user/keeper' kmsfs key policy "$key"
+matches 'user/alice' kmsfs key policy alias/console
+matches "$key" kmsfs key list
+kmsfs key policy alias/console >"$T/console.json"
+works kmsfs key create --policy "$T/console.json" --alias with-policy
+matches 'user/alice' kmsfs key policy alias/with-policy
+works /usr/bin/python3 -m json.tool "$T/console.json"
+works sh -c "kmsfs --json key show $key | /usr/bin/python3 -m json.tool"
+works sh -c "kmsfs --json key list | /usr/bin/python3 -m json.tool"
+
+story "the key administrator manages and cannot use; the power user creates and cannot touch others' keys"
+works as keeper kmsfs key disable "$key"
+works as keeper kmsfs key enable "$key"
+works as keeper kmsfs key policy "$key" "$T/console.json"
+exits 1 "not authorized" as keeper kmsfs key rotate "$key"
+exits 1 "not authorized" as alice kmsfs key disable "$key"
+works as power kmsfs key create --alias of-power
+works as power kmsfs key list
+exits 1 "not authorized" as power kmsfs key disable "$key"
+exits 1 "not authorized" as power kmsfs key policy "$key" "$T/console.json"
+
+story "files under the key: alice reads and writes, bob does not"
+works kmsfs bucket encryption box aws:kms:alias/console
+works sh -c "echo one >$T/admin/box/one && mkdir $T/admin/box/dir && echo two >$T/admin/box/dir/two"
+prints one as alice cat "$T/alice/box/one"
+works as alice sh -c "echo three >$T/alice/box/three"
+refused "Permission denied" as bob cat "$T/bob/box/one"
+for f in one dir/two three; do matches "box/$f" kmsfs key files alias/console; done
+
+story "grants: given, used, taken back"
+attempt kmsfs grant create alias/console --grantee bob --operations Decrypt
+grant=$(cat "$T/.io/out")
+prints one as bob cat "$T/bob/box/one"
+refused "Permission denied" as bob sh -c "echo x >$T/bob/box/four"
+matches "$grant" kmsfs grant list alias/console
+works kmsfs grant revoke alias/console "$grant"
+refused "Permission denied" as bob cat "$T/bob/box/one"
+lacks "$grant" kmsfs grant list alias/console
+
+story "aliases: moved, deleted; what is written keeps its key"
+attempt kmsfs key create
+second=$(cat "$T/.io/out")
+works kmsfs alias update console "$second"
+works sh -c "echo five >$T/admin/box/five"
+prints "arn:aws:kms:us-east-1:$account:key/$second" attr user.s3.sse-kms-key-id "$T/admin/box/five"
+prints one as alice cat "$T/alice/box/one"
+works kmsfs alias delete alias/console
+prints five cat "$T/admin/box/five"
+refused "Required key not available" sh -c "echo x >$T/admin/box/six"
+works kmsfs alias create console "$key"
+works sh -c "echo six >$T/admin/box/six"
+
+story "rotation: three materials, every file readable"
+for n in 1 2 3; do
+  works kmsfs key rotate "$key"
+  works sh -c "echo rotated-$n >$T/admin/box/r$n"
+done
+for n in 1 2 3; do prints "rotated-$n" as alice cat "$T/alice/box/r$n"; done
+prints one as alice cat "$T/alice/box/one"
+
+story "rekey: a dry run, one directory, everything under a key"
+matches 'dir/two' kmsfs rekey --to "$second" --dry-run box/dir
+prints "arn:aws:kms:us-east-1:$account:key/$key" attr user.s3.sse-kms-key-id "$T/admin/box/dir/two"
+works kmsfs rekey --to "$second" box/dir
+prints "arn:aws:kms:us-east-1:$account:key/$second" attr user.s3.sse-kms-key-id "$T/admin/box/dir/two"
+prints two cat "$T/admin/box/dir/two"
+works kmsfs rekey --from "$key" --to "$second"
+prints "" kmsfs key files "$key"
+refused "Permission denied" as alice cat "$T/alice/box/one"
+prints one cat "$T/admin/box/one"
+prints rotated-2 cat "$T/admin/box/r2"
+
+story "deletion is scheduled and cancelled; a key that waits refuses"
+works kmsfs key schedule-deletion "$second" --days 7
+matches 'PendingDeletion' kmsfs key show "$second"
+refused "Key has been revoked" cat "$T/admin/box/one"
+exits 1 "pending deletion" kmsfs key enable "$second"
+works kmsfs key cancel-deletion "$second"
+matches 'Disabled' kmsfs key show "$second"
+works kmsfs key enable "$second"
+prints one cat "$T/admin/box/one"
+
+story "principals: policies attached and detached work at once; a deleted principal is nobody"
+works kmsfs principal detach bob AmazonS3FullAccess
+refused "Permission denied" as bob ls "$T/bob/box"
+echo '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":["s3:ListBucket","s3:ListAllMyBuckets"],"Resource":"*"}}' >"$T/Lister.json"
+works kmsfs principal attach bob "$T/Lister.json"
+works as bob ls "$T/bob/box"
+refused "Permission denied" as bob cat "$T/bob/box/one"
+matches 'Lister' kmsfs principal show bob
+matches 'bob' kmsfs principal list
+works kmsfs umount "$T/bob"
+works kmsfs principal delete bob
+exits 1 "bob" kmsfs mount --principal bob "$T/bob"
+exits 1 "last|AdministratorAccess" kmsfs principal delete admin
+
+story "audit: everything is there, in order, and whole"
+works kmsfs audit verify
+works sh -c "kmsfs --json audit query >$T/events"
+for name in CreateKey PutKeyPolicy CreateGrant RevokeGrant UpdateAlias DeleteAlias RotateKeyOnDemand ReEncrypt ScheduleKeyDeletion CancelKeyDeletion; do
+  matches "\"eventName\": ?\"$name\"" cat "$T/events"
+done
+matches 'eventName' kmsfs --json audit tail
+works kmsfs policy check "$T/console.json"
+matches 'bob|alice|keeper|gains|loses|no change' sh -c "sed 's#user/alice#user/power#' $T/console.json >$T/changed.json && kmsfs policy diff alias/with-policy $T/changed.json"
