@@ -29,17 +29,19 @@
 //
 // # Bounds
 //
-// Memory: the overlays (Options.Overlay, 64 MiB, plus one transaction for every concurrent caller), Badger's tables in memory
-// (at most four of about 20 MiB), and nothing that grows with the number of rows except 200 bytes or so for every 8 MiB table
-// file: tables, their indexes and bloom filters are mapped, the page cache is the cache. Disk: the redo log needs at most what
-// the overlays hold plus two segments. Goroutines: one applier, and about a dozen of Badger's.
+// Memory: the overlays (Options.Overlay, 32 MiB, plus one transaction for every concurrent caller), Badger's tables in memory
+// (at most four of about 10 MiB) and its table builders (up to eight of about 20 MiB while it compacts, given back after some
+// idle seconds). Nothing grows with the number of rows except a few hundred bytes for every table file of 4 MiB: tables, their
+// indexes and bloom filters are mapped, the page cache is the cache. Disk: the redo log needs at most what the overlays hold
+// plus two segments. Goroutines: one applier, and about a dozen of Badger's.
 //
 // # Known limits of Badger
 //
 // A compaction that cannot build a table (the process has no file descriptors left, or msync fails) goes on without it and
 // loses its rows (levels.go, subcompact: the deferred Done is given its error too early). Few, large tables keep away from the
-// limit of descriptors; who counts and sums rows, as the ledger and the extent map do, notices the loss. A deleted value stays
-// in Badger's files until a compaction drops it.
+// limit of descriptors; who counts and sums rows, as the ledger and the extent map do, notices the loss. A damaged block of a
+// table reads as if some of its rows were not there; Verify finds it, and Open looks at the tables' indexes, which Badger would
+// answer with a panic. A deleted value stays in Badger's files until a compaction drops it.
 //
 // # Lock order
 //

@@ -87,7 +87,7 @@ func (l *Log) Replay(next uint64, fn func(seq uint64, payload []byte) error) err
 			return l.fail(fmt.Errorf("cut the end: %w", err))
 		}
 	}
-	l.next = max(seq, next, 1)
+	l.next = max(seq, next, l.applied+1)
 	l.appended.Store(l.next - 1)
 	l.durable.Store(l.next - 1)
 	return nil
@@ -98,9 +98,9 @@ func (l *Log) Replay(next uint64, fn func(seq uint64, payload []byte) error) err
 func (l *Log) live() []*segment {
 	var live []*segment
 	for _, s := range l.segments {
+		l.applied = max(l.applied, s.header.applied) // also of the others: Clean may have been interrupted
 		if s.header.live {
 			live = append(live, s)
-			l.applied = max(l.applied, s.header.applied)
 		}
 	}
 	for len(live) > 1 && live[1].header.first <= l.applied+1 {

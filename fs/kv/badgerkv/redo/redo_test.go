@@ -138,6 +138,31 @@ func TestCut(t *testing.T) {
 	check(t, l.Close())
 }
 
+// TestInterruptedClean brings each segment back to what it was before Clean, as if Clean had not come to it.
+func TestInterruptedClean(t *testing.T) {
+	for late := range 3 {
+		dir := t.TempDir()
+		l, _ := mustReplay(t, dir, small)
+		for i := range 500 {
+			add(t, l, text(i))
+		}
+		check(t, l.Sync())
+		add(t, l, text(500))
+		name := filepath.Join(dir, slotName(late))
+		before, err := os.ReadFile(name)
+		check(t, err)
+		check(t, l.Clean())
+		check(t, l.Close())
+		check(t, os.WriteFile(name, before, 0o600))
+		l, got := mustReplay(t, dir, small)
+		want(t, got, 0, 0)
+		if seq := add(t, l, "next"); seq <= 501 {
+			t.Errorf("segment %d: the next record is %d", late, seq)
+		}
+		check(t, l.Close())
+	}
+}
+
 // damage changes bytes of the segment file in which needle is found, at its begin.
 func damage(t *testing.T, dir, needle string) {
 	t.Helper()
