@@ -38,6 +38,7 @@ var rooms = []room{
 
 	{"crypto/*", 1, []string{"crypto"}},
 	{"fs/kv/*", 1, []string{"fs/kv", "crypto"}},
+	{"fs/kv/badgerkv", 1, []string{"fs/kv", "fs/kv/badgerkv/redo"}},
 	{"fs/extent/*", 1, []string{"fs/extent", "crypto"}},
 
 	{"fs/meta", 2, []string{"fs/kv", "crypto", "crypto/wrap", "fs/extent"}},
