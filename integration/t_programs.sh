@@ -85,11 +85,11 @@ prints $'one\nTWO\nTHREE' cat "$w/text"
 
 story "fio: random writes of many sizes, verified after reading back"
 works fio --name=v --filename="$w/fio" --size=32m --rw=randwrite --bsrange=512-64k --ioengine=psync --verify=crc32c \
-  --do_verify=1 --verify_fatal=1 --end_fsync=1 --randrepeat=1 --randseed=7 --output-format=terse
+  --do_verify=1 --verify_fatal=1 --end_fsync=1 --randrepeat=1 --randseed=7 --verify_state_save=0 --output-format=terse
 works fio --name=m --filename="$w/fio-mmap" --size=16m --rw=randwrite --bs=4k --ioengine=mmap --verify=crc32c \
-  --do_verify=1 --verify_fatal=1 --end_fsync=1 --output-format=terse
+  --do_verify=1 --verify_fatal=1 --end_fsync=1 --verify_state_save=0 --output-format=terse
 works fio --name=p --directory="$w" --numjobs=4 --size=8m --rw=randrw --bs=4k --ioengine=psync --verify=crc32c \
-  --do_verify=1 --verify_fatal=1 --output-format=terse
+  --do_verify=1 --verify_fatal=1 --verify_state_save=0 --output-format=terse
 
 story "all of it is there after a restart"
 (cd "$w" && find . -type f ! -path './gocache/*' -exec sha256sum {} + | sort) >"$T/before"
