@@ -1,10 +1,13 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -12,6 +15,13 @@ import (
 // pipe. When the daemon leaves in order it says goodbye; when it is killed the
 // pipe just ends, and then the supervisor ends the mounts that it left behind.
 // It holds no key, no FUSE descriptor and no lock while the daemon lives.
+//
+// A killed daemon may be unable to die: one of its threads is telling a kernel
+// of a changed name and waits, not to be interrupted, for a directory that some
+// process holds locked until the daemon answers it. Such a daemon keeps its
+// pipe, its lock and its FUSE descriptors. So the supervisor also looks, a few
+// times a second, whether the daemon's first thread is dead, and then ends the
+// mounts at once.
 
 const goodbye = "bye"
 
@@ -19,11 +29,11 @@ const goodbye = "bye"
 // after the daemon of the store in dir if that was not in order. Should a new
 // daemon have the store by then, it has cleaned up itself.
 func Supervise(ctx context.Context, pipe io.Reader, dir, storeID string) error {
-	said, err := io.ReadAll(io.LimitReader(pipe, 64))
+	said, err := lastWords(ctx, pipe, storeID)
 	if err != nil {
 		return err
 	}
-	if string(said) == goodbye {
+	if said == goodbye {
 		return nil
 	}
 	const patience, pause = 10 * time.Second, 20 * time.Millisecond
@@ -41,7 +51,10 @@ func Supervise(ctx context.Context, pipe io.Reader, dir, storeID string) error {
 		// The kernel may end the pipe before it takes the lock back: then the daemon that seems to serve is the dying one.
 		served := errors.Is(err, ErrServed)
 		if !served && !errors.Is(err, ErrBusy) {
-			return err
+			// The store's disk is gone, or its directory: then no other daemon can have it either.
+			abort(storeID)
+			_, dead := EndDead(context.WithoutCancel(ctx), storeID)
+			return errors.Join(err, dead)
 		}
 		select {
 		case <-tick.C:
@@ -50,6 +63,56 @@ func Supervise(ctx context.Context, pipe io.Reader, dir, storeID string) error {
 				return nil
 			}
 			return err
+		}
+	}
+}
+
+// lastWords reads the pipe to its end and helps a daemon that cannot die.
+func lastWords(ctx context.Context, pipe io.Reader, storeID string) (string, error) {
+	type end struct {
+		said []byte
+		err  error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		said, err := io.ReadAll(io.LimitReader(pipe, 64))
+		ended <- end{said, err}
+	}()
+	const look = 250 * time.Millisecond
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for daemon := os.Getppid(); ; {
+		select {
+		case e := <-ended:
+			return string(e.said), e.err
+		case <-tick.C:
+			if isDying(daemon) { // it has the store's lock, so the mounts are its own
+				abort(storeID)
+				_, _ = EndDead(context.WithoutCancel(ctx), storeID) // tried again at the pipe's end
+			}
+		}
+	}
+}
+
+// isDying reports whether a process is dead but for threads that cannot end.
+func isDying(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	_, tail, ok := strings.Cut(string(b[max(0, bytes.LastIndexByte(b, ')')):]), ") ")
+	return ok && strings.HasPrefix(tail, "Z")
+}
+
+// abort ends the connections of a store's mounts where the kernel offers that: users other than root cannot force an unmount.
+func abort(storeID string) {
+	all, err := allMounts()
+	if err != nil {
+		return
+	}
+	for _, m := range all {
+		if _, minor, ok := strings.Cut(m.device, ":"); ok && m.source == SourceOf(storeID) {
+			_ = os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0o200)
 		}
 	}
 }
