@@ -1,8 +1,6 @@
 package crash
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,5 +153,3 @@ func (r *rig) recovered() (n int) {
 	return n
 }
 
-var _ = fmt.Sprint
-var _ = rand.Int

@@ -148,6 +148,7 @@ func (v *verifier) run() []string {
 		first = v.at(v.acked).synced + 1
 	}
 	var nearest []string
+	moments := 0
 	matched := false
 	for k := len(v.all); k >= first; k-- {
 		if k < len(v.all) && v.sameTree(k) && matched {
@@ -164,14 +165,15 @@ func (v *verifier) run() []string {
 		if len(diff) == 0 {
 			return nil
 		}
-		if nearest == nil || len(diff) < len(nearest) {
-			nearest = diff
+		if moments++; moments <= 2 {
+			nearest = append(nearest, fmt.Sprintf("moment %d:", k))
+			nearest = append(nearest, diff[:min(len(diff), 6)]...)
 		}
 		if v.acked-k > 3000 {
 			break
 		}
 	}
-	return append([]string{fmt.Sprintf("no moment between operations %d and %d explains what is there; nearest:", first, len(v.all))}, nearest...)
+	return append([]string{fmt.Sprintf("no moment between operations %d and %d explains what is there", first, len(v.all))}, nearest...)
 }
 
 // sameTree reports whether operation k leaves names and attributes alone, so that moments k and k+1 show the same tree.
@@ -226,7 +228,10 @@ func (v *verifier) compareContent(m *model, k int) (diff []string) {
 	return diff
 }
 
-// oneOf wants the content to be one of the versions since the file was last sure, or the write under way in part.
+// oneRequest is what the kernel asks for in one request at least; a longer write may have come through, or been flushed, in part.
+const oneRequest = 64 << 10
+
+// oneOf wants the content to be one of the versions since the file was last sure, the newest write of it perhaps in part.
 func oneOf(got []byte, n *inode, acked int) string {
 	b := slices.Clone(n.base)
 	why := differs(got, b)
@@ -234,7 +239,7 @@ func oneOf(got []byte, n *inode, acked int) string {
 		if why == "" {
 			return ""
 		}
-		if o.N == acked && (o.Kind == opWrite || o.Kind == opAppend) {
+		if (o.N == acked || o.Len > oneRequest) && (o.Kind == opWrite || o.Kind == opAppend) {
 			part := o
 			part.Len = 0
 			for want := make([]byte, o.Len); part.Len < o.Len && o.Off+part.Len < int64(len(got)); part.Len++ {
