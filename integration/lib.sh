@@ -173,7 +173,7 @@ matches() {
   shift
   attempt "$@"
   verdict "$(shown "$@") ~ $want" \
-    "$([ "$status" -eq 0 ] && cat "$T/.io/out" "$T/.io/err" | grep -qE -- "$want" && echo yes)" "success and output matching: $want"
+    "$([ "$status" -eq 0 ] && grep -qE -- "$want" "$T/.io/out" "$T/.io/err" && echo yes)" "success and output matching: $want"
 }
 
 lacks() {
@@ -181,7 +181,7 @@ lacks() {
   shift
   attempt "$@"
   verdict "$(shown "$@") lacks $bad" \
-    "$([ "$status" -eq 0 ] && ! cat "$T/.io/out" "$T/.io/err" | grep -qE -- "$bad" && echo yes)" "success and no output matching: $bad"
+    "$([ "$status" -eq 0 ] && ! grep -qE -- "$bad" "$T/.io/out" "$T/.io/err" && echo yes)" "success and no output matching: $bad"
 }
 
 # A refusal is an exit status of its own: neither a limit reached nor a signal nor a panic counts as one.
