@@ -57,7 +57,7 @@ func newApp(s streams) *cli.App {
 			cmdMount(), cmdUmount(),
 			cmdBucket(), cmdRekey(), cmdStat(),
 			cmdKey(), cmdAlias(), cmdGrant(),
-			cmdPrincipal(), cmdPolicy(),
+			cmdPrincipal(), cmdGroup(), cmdPolicy(),
 			cmdWhy(), cmdAudit(), cmdDoctor(), cmdVersion(),
 		},
 		OnUsageError:   onUsageError,

@@ -90,6 +90,11 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	endKMS, err := startKMS(c, dir, s, d, log)
+	if err != nil {
+		return err
+	}
+	defer endKMS()
 	return serveCalls(c.Context, dir, d, log, o.then, tell)
 }
 
@@ -195,6 +200,7 @@ func spawn(c *cli.Context, dir string, persistent bool) error {
 	if !persistent {
 		args = append(args, "--until-unused")
 	}
+	args = append(args, kmsArgs(c)...)
 	for _, name := range []string{"debug", "audit-strict"} {
 		if c.Bool(name) {
 			args = append(args, "--"+name)

@@ -66,6 +66,7 @@ Example:
 			},
 			policyVerb("attach", "attach a policy", host.CmdPrincipalAttach, "NAME|FILE"),
 			policyVerb("detach", "detach a policy", host.CmdPrincipalDetach, "NAME"),
+			cmdBoundary(), cmdAccessKey(),
 		},
 	}
 }
@@ -177,6 +178,12 @@ func principalShow(c *cli.Context) error {
 			row("uids:", uids(p.UIDs))
 			row("created:", p.Created.Format("2006-01-02T15:04:05Z07:00"))
 			row("policies:", strings.Join(p.Policies, ", "))
+			if p.Boundary != "" {
+				row("boundary:", p.Boundary)
+			}
+			if len(p.Groups) > 0 {
+				row("groups:", strings.Join(p.Groups, ", "))
+			}
 		})
 		for _, name := range p.Policies {
 			if doc, ok := p.Documents[name]; ok {

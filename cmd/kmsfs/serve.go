@@ -20,16 +20,19 @@ func cmdServe() *cli.Command {
 		Description: `The daemon keeps the store open and hosts its mounts. "kmsfs mount" starts one by itself, which
 goes with the last mount; this one stays until "kmsfs stop". Its messages are in daemon.log in the store.
 
+It speaks the KMS protocol on the socket kms.sock in the store, where the caller is the principal bound to his
+uid, and with --kms-listen on TCP, where calls are signed: kmsfs principal access-key create PRINCIPAL.
+
 Example:
-   kmsfs serve`,
-		Flags: []cli.Flag{
+   kmsfs serve --kms-listen 127.0.0.1:8480`,
+		Flags: append(kmsFlags(),
 			&cli.BoolFlag{Name: "foreground", Usage: "stay in front and log to standard error"},
 			&cli.BoolFlag{Name: "debug", Usage: "log more"},
 			&cli.BoolFlag{Name: "audit-strict", Usage: "write each audit event to disk before the key is handed out"},
 			&cli.IntFlag{Name: "ready-fd", Hidden: true},
 			&cli.IntFlag{Name: "passphrase-fd", Hidden: true},
 			&cli.BoolFlag{Name: "until-unused", Hidden: true},
-		},
+		),
 		Action: func(c *cli.Context) error {
 			if _, err := arguments(c, 0, 0); err != nil {
 				return err
@@ -117,6 +120,9 @@ func printStatus(w io.Writer, s host.Status) {
 		}
 		if s.Since != nil {
 			row("since:", s.Since.Format(time.RFC3339))
+		}
+		if s.KMS != "" {
+			row("kms:", "http://"+s.KMS)
 		}
 		if s.Space != nil {
 			row("space:", fmt.Sprintf("%d of %d MiB free, %d files", s.Space.Free>>20, s.Space.Total>>20, s.Space.Files))

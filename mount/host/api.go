@@ -117,6 +117,7 @@ type Status struct {
 	Persistent bool        `json:"persistent"`
 	Mounts     []MountInfo `json:"mounts"`
 	Space      *Space      `json:"space,omitempty"`
+	KMS        string      `json:"kmsAddress,omitempty"` // host:port of the KMS endpoint
 }
 
 // Space is how full the store is, in bytes.
@@ -314,6 +315,8 @@ type PrincipalInfo struct {
 	ARN       string                     `json:"arn"`
 	UIDs      []uint32                   `json:"uids"`
 	Policies  []string                   `json:"policies"`
+	Groups    []string                   `json:"groups,omitempty"`
+	Boundary  string                     `json:"boundary,omitempty"`
 	Created   time.Time                  `json:"created"`
 	Documents map[string]json.RawMessage `json:"documents,omitempty"` // of attached policies that are not built in
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 
 	"github.com/kmsfs/kmsfs/keystore"
 	"github.com/kmsfs/kmsfs/mount"
@@ -41,7 +42,8 @@ const (
 
 // commands is the table of everything that Dispatch does.
 func (d *Daemon) commands() map[string]command {
-	return map[string]command{
+	table := groupCommands()
+	maps.Copy(table, map[string]command{
 		CmdStatus: {anyone, noArgs((*call).status)},
 		CmdStop:   {ownerOnly, noArgs((*call).stop)},
 		CmdMount:  {anyone, with((*call).mount)},
@@ -93,7 +95,8 @@ func (d *Daemon) commands() map[string]command {
 		CmdAuditQuery:  {asPrincipal, with((*call).auditQuery)},
 		CmdAuditTail:   {asPrincipal, with((*call).auditTail)},
 		CmdAuditVerify: {asPrincipal, noArgs((*call).auditVerify)},
-	}
+	})
+	return table
 }
 
 // with decodes the arguments strictly before run sees them.

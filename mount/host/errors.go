@@ -97,6 +97,18 @@ func answer(err error) *control.Error {
 	case errors.Is(err, principals.ErrNotFound):
 		e.Code = "NoSuchEntity"
 		hint(e, "kmsfs principal list")
+	case errors.Is(err, principals.ErrGroupNotFound), errors.Is(err, principals.ErrNotMember):
+		e.Code = "NoSuchEntity"
+		hint(e, "kmsfs group list")
+	case errors.Is(err, principals.ErrAccessKeyNotFound):
+		e.Code = "NoSuchEntity"
+		hint(e, "kmsfs principal access-key list PRINCIPAL")
+	case errors.Is(err, principals.ErrNoBoundary), errors.Is(err, principals.ErrNotAttached):
+		e.Code = "NoSuchEntity"
+	case errors.Is(err, principals.ErrGroupInUse), errors.Is(err, principals.ErrPolicyInUse), errors.Is(err, principals.ErrLastAdministrator):
+		e.Code = "DeleteConflict"
+	case errors.Is(err, principals.ErrLimit):
+		e.Code = "LimitExceeded"
 	case errors.Is(err, principals.ErrPolicyNotFound):
 		e.Code = "NoSuchEntity"
 		hint(e, "built in: AdministratorAccess, AmazonS3FullAccess, AmazonS3ReadOnlyAccess, AWSKeyManagementServicePowerUser; or give a file")

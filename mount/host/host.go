@@ -32,6 +32,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kmsfs/kmsfs/crypto"
@@ -70,6 +71,7 @@ type Daemon struct {
 	since time.Time
 	done  chan struct{} // closed when there is no reason to go on
 	leave sync.Once
+	kms   atomic.Pointer[string] // where KMS calls are taken
 
 	slots sync.Mutex // one change of the unlock slots at a time
 

@@ -48,7 +48,7 @@ func (c *call) status() (any, error) {
 	d := c.d
 	s := Status{
 		Running: d.cfg.Mount != nil, Store: d.cfg.Dir, StoreID: d.cfg.Info.StoreID, Account: d.cfg.Info.Account,
-		Region: d.cfg.Info.Region, PID: d.cfg.PID, Since: &d.since, Persistent: d.cfg.Persistent, Mounts: []MountInfo{},
+		Region: d.cfg.Info.Region, PID: d.cfg.PID, Since: &d.since, Persistent: d.cfg.Persistent, Mounts: []MountInfo{}, KMS: d.kmsAddress(),
 	}
 	for _, m := range d.table() {
 		// A mount that one may not end one need not see.

@@ -13,7 +13,7 @@ import (
 const managedPolicy = "arn:aws:iam::aws:policy/"
 
 func principalInfo(p principals.Principal) PrincipalInfo {
-	info := PrincipalInfo{Name: p.Name, ID: p.ID, ARN: p.ARN, UIDs: p.UIDs, Policies: p.Policies, Created: p.Created}
+	info := PrincipalInfo{Name: p.Name, ID: p.ID, ARN: p.ARN, UIDs: p.UIDs, Policies: p.Policies, Boundary: p.Boundary, Created: p.Created}
 	if info.UIDs == nil {
 		info.UIDs = []uint32{}
 	}
@@ -121,6 +121,7 @@ func (c *call) principalShow(a NameArgs) (any, error) {
 		return nil, err
 	}
 	info := principalInfo(p)
+	info.Groups = c.d.cfg.Principals.GroupsOf(p.Name)
 	for _, name := range p.Policies {
 		text, ok := c.d.cfg.Principals.Policy(name)
 		if !ok || c.d.cfg.Principals.BuiltIn(name) || !json.Valid(text) {
