@@ -180,7 +180,9 @@ func (r *request) listResourceTags() (out, error) {
 	return answer, nil
 }
 
-func (r *request) aliasName() string { return r.in.text("AliasName", rule{required: true, min: 1, max: 256}) }
+func (r *request) aliasName() string {
+	return r.in.text("AliasName", rule{required: true, min: 1, max: 256})
+}
 
 func onAlias(do func(*keystore.Service, *keystore.Call, string, string) error) operation {
 	return func(r *request) (out, error) {
