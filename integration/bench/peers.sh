@@ -13,7 +13,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 base=$(mktemp -d "${BENCH_DIR:-/var/tmp}/kmsfs-bench.XXXXXX")
 chmod 755 "$base"
-mnt="" back=""
+mnt="" back="" daemon=""
 
 mounted() {
   awk -v d="$1" '$5 == d {found = 1} END {exit !found}' /proc/self/mountinfo
@@ -39,11 +39,19 @@ unmount() {
   umount -l "$1"
 }
 
+# stop_kmsfs: returns when the daemon has ended and its store may go.
+stop_kmsfs() {
+  [ -n "$daemon" ] || return 0
+  kill "$daemon" 2>/dev/null || true
+  wait "$daemon" || true
+  daemon=""
+}
+
 cleanup() {
   local code=$?
   trap - EXIT
   [ -z "$mnt" ] || unmount "$mnt"
-  [ ! -d "$base/kmsfs.back/store" ] || "$KMSFS" --store "$base/kmsfs.back/store" stop >/dev/null 2>&1 || true
+  stop_kmsfs
   rm -rf --one-file-system "$base"
   exit "$code"
 }
@@ -64,6 +72,15 @@ start_kmsfs() {
   quietly "${KMSFS:?the program}" init
   quietly "$KMSFS" key create --alias bench
   quietly "$KMSFS" bucket create bench --sse "$1"
+  "$KMSFS" serve --foreground 2>"$base/log" &
+  daemon=$!
+  until [ -S "$KMSFS_STORE/control.sock" ]; do
+    kill -0 "$daemon" || {
+      cat "$base/log" >&2
+      return 1
+    }
+    sleep 0.1
+  done
   quietly "$KMSFS" mount "$mnt"
   work=$mnt/bench
 }
@@ -92,8 +109,6 @@ for peer; do
   [ "$peer" = ext4 ] || wait_for_mount "$mnt"
   "$here/workloads.sh" "$work" "$peer"
   [ "$peer" = ext4 ] || unmount "$mnt"
-  case $peer in
-    kmsfs*) "$KMSFS" stop >/dev/null 2>&1 || true ;;
-  esac
+  stop_kmsfs
   rm -rf --one-file-system "$back"
 done
