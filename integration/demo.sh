@@ -20,11 +20,13 @@ down() {
     echo "demo: $shown holds no demo store; nothing done" >&2
     exit 1
   }
+  "$kmsfs" stop 2>/dev/null || true
+  # A command waits until the store is free: then the daemon has really ended.
+  "$kmsfs" key list >/dev/null || true
   local m
   for m in "$dir/user2" "$dir/admin"; do
-    ! mounted "$m" || "$kmsfs" umount "$m" || umount -l "$m"
+    ! mounted "$m" || umount -l "$m"
   done
-  "$kmsfs" stop 2>/dev/null || true
   rm -rf --one-file-system "$dir"
   echo "demo: $shown is gone"
 }
