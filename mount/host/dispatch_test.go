@@ -69,6 +69,19 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{CmdPrincipalAttach, PrincipalPolicyArgs{"dave", PolicyArg{Name: "mine", Text: Document{true, policyText}}}, nil, everyone},
 		{CmdPrincipalAttach, PrincipalPolicyArgs{"dave", PolicyArg{Name: "AdministratorAccess"}}, nil, everyone},
 		{CmdPrincipalDetach, PrincipalPolicyArgs{"dave", PolicyArg{Name: "AdministratorAccess"}}, nil, everyone},
+		{CmdPrincipalBoundary, BoundaryArgs{Name: "dave", Policy: PolicyArg{Name: "mine"}}, nil, everyone},
+		{CmdPrincipalBoundary, BoundaryArgs{Name: "dave", Remove: true}, nil, everyone},
+		{CmdGroupCreate, GroupCreateArgs{Name: "staff", Policies: []PolicyArg{{Name: "mine"}}}, nil, everyone},
+		{CmdGroupAdd, GroupMemberArgs{"staff", "dave"}, nil, everyone},
+		{CmdGroupAttach, GroupPolicyArgs{"staff", PolicyArg{Name: "theirs", Text: Document{true, policyText}}}, nil, everyone},
+		{CmdGroupList, NoArgs{}, []uint32{uidPower}, except(uidPower)},
+		{CmdGroupShow, NameArgs{"staff"}, nil, everyone},
+		{CmdGroupDetach, GroupPolicyArgs{"staff", PolicyArg{Name: "theirs"}}, nil, everyone},
+		{CmdGroupDetach, GroupPolicyArgs{"staff", PolicyArg{Name: "mine"}}, nil, everyone},
+		{CmdGroupRemove, GroupMemberArgs{"staff", "dave"}, nil, everyone},
+		{CmdGroupDelete, NameArgs{"staff"}, nil, everyone},
+		{CmdAccessKeyCreate, NameArgs{"dave"}, nil, everyone},
+		{CmdAccessKeyList, NameArgs{"dave"}, nil, everyone},
 		{CmdPrincipalList, NoArgs{}, []uint32{uidPower}, except(uidPower)},
 		{CmdPrincipalShow, NameArgs{"dave"}, nil, everyone},
 		{CmdPrincipalDelete, NameArgs{"dave"}, nil, everyone},
@@ -85,6 +98,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	covered := map[string]bool{
 		CmdStatus: true, CmdStop: true, CmdMount: true, CmdUmount: true, // mounts_test.go
 		CmdStat: true, CmdRekey: true, CmdGrantRevoke: true, // below
+		CmdAccessKeyActivate: true, CmdAccessKeyDelete: true, // groups_test.go
 	}
 	for _, row := range rows {
 		covered[row.command] = true
