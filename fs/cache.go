@@ -3,6 +3,7 @@ package fs
 import (
 	"container/list"
 	"errors"
+	"math"
 	"sync"
 
 	"github.com/kmsfs/kmsfs/fs/meta"
@@ -22,9 +23,13 @@ type inode struct {
 	data *fileData
 	gone bool // its row was removed, or has to be read again
 
+	extentEpoch uint64 // the newest epoch of an extent in a segment; unknownEpoch if it was not looked up
+
 	pins int           // guarded by inodeCache.mu
 	lru  *list.Element // guarded by inodeCache.mu; nil while pinned
 }
+
+const unknownEpoch = math.MaxUint64
 
 func (n *inode) wipe() {
 	n.mu.Lock()
@@ -77,6 +82,9 @@ func (c *inodeCache) insert(row *meta.Inode) *inode {
 	n := c.table[row.Ino]
 	if n == nil {
 		n = &inode{ino: row.Ino, row: row}
+		if row.Type == meta.Regular && row.Rows.Count > 0 {
+			n.extentEpoch = unknownEpoch
+		}
 		c.table[row.Ino] = n
 	}
 	c.hold(n)

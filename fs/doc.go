@@ -7,8 +7,11 @@
 // WRITE copies into the inode's dirty runs in memory, where every reader of every mount sees it at once. A flush (close, fsync, too much
 // memory, a few seconds) seals the runs into extents of up to 1 MiB, appends them to the extent store, and commits one transaction
 // that maps the file's ranges to them, trims what they cover and remembers it. Committed bytes are never overwritten. A flush of up to
-// 16 KiB goes into the rows instead, so that a small file is one transaction and a small fsync one sync; what a file gathers there
+// 1 KiB, or of up to 16 KiB for fsync, goes into the rows instead, so that a small fsync is one sync; what a file gathers there
 // moves to the segments at 256 KiB. A flush that fails leaves everything dirty, and the next one tries again.
+//
+// A file that replaces another by rename is made durable first if it is not: then the name never leads to less than the old or the new
+// content, whatever happens.
 //
 // # Epochs
 //

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	inlineMax   = 16 << 10  // a flush of so little plaintext goes into the rows, so that an fsync is one sync
+	inlineMax   = 16 << 10  // a flush of so little plaintext goes into the rows if it is to be durable, so that an fsync is one sync
+	tinyMax     = 1 << 10   // one of so little always does. More is cheaper in a segment: a row is written three times (log, table, compaction)
 	inlineTotal = 256 << 10 // of plaintext of one file in the rows; then it moves to the segments
 	flushAt     = 8 << 20   // dirty bytes of a file that start a flush in the background
 	waitAt      = 32 << 20  // dirty bytes of a file that make its writer wait
@@ -66,7 +67,7 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 		v.settle(n, d)
 		return v.syncIf(o.durable, d)
 	}
-	exts, err := v.seal(n.ino, d, sealing.Current())
+	exts, err := v.seal(n.ino, d, sealing.Current(), o.durable)
 	applied := false
 	if err == nil && o.durable {
 		err = v.syncExtents(d, exts)
@@ -170,7 +171,7 @@ type chunk struct {
 }
 
 // plan packs runs into extents. Every run starts on a block, so that reading one block never needs two.
-func plan(runs []*run) (groups [][]chunk, inline bool) {
+func plan(runs []*run, durable bool) (groups [][]chunk, inline bool) {
 	var group []chunk
 	at, total := 0, 0
 	for _, r := range runs {
@@ -188,14 +189,17 @@ func plan(runs []*run) (groups [][]chunk, inline bool) {
 	if group != nil {
 		groups = append(groups, group)
 	}
-	return groups, len(groups) == 1 && at <= inlineMax
+	if len(groups) != 1 {
+		return groups, false
+	}
+	return groups, total <= tinyMax || durable && at <= inlineMax
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // seal seals the batch in flushing into extents and appends them.
-func (v *Volume) seal(ino Ino, d *fileData, gen uint32) ([]*sealedExtent, error) {
-	groups, inline := plan(d.flushing.runs)
+func (v *Volume) seal(ino Ino, d *fileData, gen uint32, durable bool) ([]*sealedExtent, error) {
+	groups, inline := plan(d.flushing.runs, durable)
 	out := make([]*sealedExtent, len(groups))
 	if len(groups) == 1 {
 		var err error
@@ -343,8 +347,12 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 				s.extent.Epoch = epoch
 			}
 		}
-		if segments && d.touched != epoch && row.Nlink != 0 {
-			t.Touch(epoch, n.ino, row.Size)
+		// Recovery must not fill what it cannot bring back with zeros, so it has to know how short the file has been.
+		least := min(row.Size, b.cut, b.size)
+		if row.Nlink != 0 && (segments && d.touched != epoch || least < row.Size && row.Rows.Count != 0) {
+			if err := t.Touch(epoch, n.ino, least); err != nil {
+				return err
+			}
 		}
 		ed.write(t, row, epoch, v.nextSeq, segments)
 		row.Size, row.Mtime, row.Ctime = b.size, mtime, max(row.Ctime, ctime)
@@ -358,6 +366,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 	d.version++
 	d.cut = endOfFile
 	if segments {
+		n.extentEpoch = epoch
 		d.touched = epoch
 		d.unsynced = d.unsynced || !o.durable
 	}

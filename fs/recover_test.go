@@ -121,7 +121,7 @@ func TestPowerCutRestoresInline(t *testing.T) {
 	small := bytes.Repeat([]byte("s"), 5000)
 	_, err := f.WriteAt(small, 0)
 	r.ok(err)
-	r.ok(f.Flush())
+	r.ok(f.Sync(false))
 	_, err = f.WriteAt(bytes.Repeat([]byte("L"), 200<<10), 0)
 	r.ok(err)
 	r.ok(f.Flush())
@@ -129,6 +129,35 @@ func TestPowerCutRestoresInline(t *testing.T) {
 	// The size before the epoch was 5000 when the first extent came in it.
 	if got := r.read(r.file(f.Ino())); !bytes.Equal(got, small) {
 		t.Fatalf("got %d bytes; %+v", len(got), rep)
+	}
+}
+
+// TestPowerCutAfterReplacingRename: without any fsync the new name has the old content or the new, complete.
+func TestPowerCutAfterReplacingRename(t *testing.T) {
+	for _, evicted := range []bool{false, true} {
+		r := newPowerRig(t)
+		b := r.bucket("b")
+		f := r.create(b, "f")
+		_, err := f.WriteAt(bytes.Repeat([]byte("old."), 10<<10), 0)
+		r.ok(err)
+		r.ok(f.Close())
+		r.ok(r.v.Sync())
+		g := r.create(b, "g")
+		want := bytes.Repeat([]byte("new!"), 30<<10)
+		_, err = g.WriteAt(want, 0)
+		r.ok(err)
+		r.ok(g.Close())
+		if evicted {
+			r.v.cache.drop(g.n)
+		}
+		_, err = r.v.Rename(b, "g", b, "f", 0)
+		r.ok(err)
+		r.cutPower()
+		a, err := r.v.Lookup(b, "f")
+		r.ok(err)
+		if got := r.read(r.file(a.Ino)); !bytes.Equal(got, want) {
+			t.Fatalf("%d bytes", len(got))
+		}
 	}
 }
 

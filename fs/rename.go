@@ -22,6 +22,12 @@ func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, 
 		}
 		return RenameResult{}, ErrCrossBucket
 	}
+	if err := v.beforeReplace(parent, name, newParent, newName); err != nil {
+		return RenameResult{}, err
+	}
+	if err := v.complete(parent, name, newParent, newName); err != nil {
+		return RenameResult{}, err
+	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
 	m := move{v: v, name: name, newName: newName, flags: flags}
@@ -30,6 +36,41 @@ func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, 
 		return RenameResult{}, err
 	}
 	return m.run()
+}
+
+// complete makes the content of a file that is about to take another's place durable, before the rename can be: whenever the power
+// goes, the name shows the old content or the new, complete. The file may be closed or still open.
+func (v *Volume) complete(parent Ino, name string, newParent Ino, newName string) error {
+	target, err := v.entry(newParent, newName)
+	if err == nil && target.Type == Regular {
+		var source meta.Dentry
+		if source, err = v.entry(parent, name); err == nil && source.Type == Regular && source.Ino != target.Ino {
+			err = v.with(source.Ino, v.settleContent)
+		}
+	}
+	if errors.Is(err, ErrNotFound) {
+		return nil // the rename itself will tell
+	}
+	return err
+}
+
+// settleContent flushes a file and makes its extents durable; the rows may follow later.
+func (v *Volume) settleContent(n *inode) error {
+	if err := v.flush(n, flushOptions{}); err != nil {
+		return err
+	}
+	v.epochMu.RLock()
+	newest := v.epoch
+	v.epochMu.RUnlock()
+	var touched bool
+	err := v.db.View(func(r *meta.Reader) (err error) {
+		touched, err = r.IsTouched(v.closed.Load()+1, newest, n.ino)
+		return err
+	})
+	if err == nil && touched {
+		err = v.cfg.Extents.Sync()
+	}
+	return v.fault("sync", err)
 }
 
 // move is one rename. from and to may be the same directory, and target may be nil.
@@ -251,4 +292,52 @@ func moveSubdir(from, to, moved *meta.Inode) {
 		from.Nlink--
 		to.Nlink++
 	}
+}
+
+// beforeReplace makes a file that is about to replace another durable, as far as its bytes are not. Without that a power cut could
+// keep the rename and lose the bytes, and neither the old nor the new content would be there. (A file that is put in place of the
+// target between this look and the rename is somebody else's race.)
+func (v *Volume) beforeReplace(parent Ino, name string, newParent Ino, newName string) error {
+	target, err := v.entry(newParent, newName)
+	if err != nil || target.Type != Regular {
+		return nil //nolint:nilerr // the rename itself will say what is wrong
+	}
+	source, err := v.entry(parent, name)
+	if err != nil || source.Type != Regular || source.Ino == target.Ino {
+		return nil //nolint:nilerr // likewise
+	}
+	return v.with(source.Ino, func(n *inode) error {
+		if err := v.flush(n, flushOptions{}); err != nil {
+			return err
+		}
+		epoch, err := v.extentEpoch(n)
+		if err != nil || epoch <= v.closed.Load() {
+			return err
+		}
+		return v.fault("sync", v.cfg.Extents.Sync())
+	})
+}
+
+// extentEpoch is the newest epoch in which the file got an extent in a segment, 0 if it has none.
+func (v *Volume) extentEpoch(n *inode) (uint64, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.extentEpoch != unknownEpoch {
+		return n.extentEpoch, nil
+	}
+	var newest uint64
+	err := v.db.View(func(r *meta.Reader) error {
+		pieces, err := r.Pieces(n.row)
+		for _, p := range pieces {
+			if !p.Extent.Inline {
+				newest = max(newest, p.Extent.Epoch)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return 0, v.fault("load extent map", err)
+	}
+	n.extentEpoch = newest
+	return newest, nil
 }
