@@ -182,13 +182,13 @@ func (c *child) doHandle(o *op, h *open, r *reply) {
 		}
 		err = errors.Join(err, unix.Close(h.fd))
 	case opPread:
-		r.Data = alignedBuffer(o.N)
+		r.Data = make([]byte, o.N)
 		n, err = unix.Pread(h.fd, r.Data, o.Off)
 		r.Data = r.Data[:max(n, 0)]
 	case opPwrite:
-		n, err = unix.Pwrite(h.fd, aligned(o.data()), o.Off)
+		n, err = unix.Pwrite(h.fd, o.data(), o.Off)
 	case opWrite:
-		n, err = unix.Write(h.fd, aligned(o.data()))
+		n, err = unix.Write(h.fd, o.data())
 	case opFtruncate:
 		err = unix.Ftruncate(h.fd, o.N)
 	case opFsync:
@@ -218,18 +218,6 @@ func (c *child) doHandle(o *op, h *open, r *reply) {
 	r.N += int64(max(n, 0))
 	r.Errno = errnoOf(err)
 }
-
-// alignedBuffer gives a buffer that O_DIRECT takes anywhere.
-func alignedBuffer(n int64) []byte {
-	b, err := unix.Mmap(-1, 0, int(max(n, 1)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return make([]byte, n)
-	}
-	defer unix.Munmap(b)
-	return make([]byte, n)
-}
-
-func aligned(p []byte) []byte { return p }
 
 func (h *open) mmap(o *op) (err error) {
 	if h.m != nil {

@@ -100,6 +100,9 @@ func content(fd int, l *look, v *view) {
 // holes says what is wrong with the map of holes of a file with this content: holes are zeros, and data and holes take turns to the end.
 func holes(fd int, content []byte) string {
 	size := int64(len(content))
+	if was, err := unix.Seek(fd, 0, unix.SEEK_CUR); err == nil {
+		defer func() { _, _ = unix.Seek(fd, was, unix.SEEK_SET) }()
+	}
 	for at := int64(0); at < size; {
 		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
 		switch {
@@ -190,4 +193,3 @@ func xattrs(path string) (map[string]string, syscall.Errno) {
 	}
 	return all, 0
 }
-

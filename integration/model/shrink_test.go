@@ -1,0 +1,90 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+const shrinkFor = 60 * time.Second
+
+// shrink looks for a short history that shows the same kind of failure, by replaying parts of it in fresh buckets, and prints it.
+// What depends on moments may not come back.
+func shrink(x *run, seed uint64, sort string) {
+	r := x.rig
+	began, tries := time.Now(), 0
+	fails := func(ops []*op) error {
+		if time.Since(began) > shrinkFor {
+			return nil
+		}
+		tries++
+		for m := range mounts { // handles of the run before
+			if err := r.unmount(m); err != nil {
+				return nil
+			}
+			r.mount(m)
+		}
+		y, err := newRun(r, fmt.Sprintf("try%d", tries), seed)
+		for _, o := range ops {
+			if err != nil {
+				break
+			}
+			if o.Kind == opRestart {
+				continue
+			}
+			copied := *o
+			err = y.step(&copied)
+		}
+		var m *mismatch
+		if errors.As(err, &m) {
+			if m.sort() != sort {
+				return nil
+			}
+			return err
+		}
+		if err != nil {
+			r.t.Logf("while shrinking: %v", err)
+			began = time.Time{}
+		}
+		return nil
+	}
+	ops := slices.Clone(x.ops)
+	last := fails(ops)
+	if last == nil {
+		r.t.Log("replaying the whole history does not show it again")
+		return
+	}
+	for n := 16; n < len(ops); n *= 4 { // a short end may be enough
+		if err := fails(ops[len(ops)-n:]); err != nil {
+			ops, last = ops[len(ops)-n:], err
+			break
+		}
+	}
+	for size := len(ops) / 2; size > 0; {
+		cut := false
+		for at := 0; at+size <= len(ops); {
+			part := slices.Concat(ops[:at], ops[at+size:])
+			if err := fails(part); err != nil {
+				ops, last, cut = part, err, true
+			} else {
+				at += size
+			}
+		}
+		if !cut || size > len(ops) {
+			size /= 2
+		}
+	}
+	r.t.Logf("%d replays leave %d operations, which end in: %v\n%s", tries, len(ops), last, history(ops))
+}
+
+// sort is what a mismatch is about, without its numbers.
+func (m *mismatch) sort() string {
+	text, _, _ := strings.Cut(m.text, "\n")
+	if _, after, ok := strings.Cut(text, "shows for "); ok {
+		_, text, _ = strings.Cut(after, ": ")
+	}
+	word, _, _ := strings.Cut(text, " ")
+	return m.op.Kind.String() + " " + word
+}
