@@ -93,6 +93,11 @@ func (v *Volume) truncateOpen(n *inode, d *fileData, trunc *Truncation) error {
 	gen := n.row.NextKey
 	err = v.commit("truncate", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {
 		row := rows[0]
+		if row.Nlink != 0 && row.Rows.Count != 0 {
+			if err := t.Touch(v.epoch, n.ino, 0); err != nil {
+				return err
+			}
+		}
 		ed.write(t, row, v.epoch, v.nextSeq, false)
 		t.DropKeyUse(row)
 		row.Sealing = trunc.Sealing

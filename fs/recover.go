@@ -44,11 +44,11 @@ func (v *Volume) recoverState(super meta.Super) error {
 		}
 	}
 	v.report.Unclean = !clean
-	before := map[Ino]uint64{} // size at the last closed epoch
+	before := map[Ino]uint64{} // the least size since the last closed epoch
 	newest := super.Epoch
 	err := v.db.View(func(r *meta.Reader) error {
 		err := r.Touched(super.Epoch+1, func(epoch uint64, ino Ino, size uint64) error {
-			if _, ok := before[ino]; !ok {
+			if least, ok := before[ino]; !ok || size < least {
 				before[ino] = size
 			}
 			newest = max(newest, epoch)

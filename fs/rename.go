@@ -25,9 +25,6 @@ func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, 
 	if err := v.beforeReplace(parent, name, newParent, newName); err != nil {
 		return RenameResult{}, err
 	}
-	if err := v.complete(parent, name, newParent, newName); err != nil {
-		return RenameResult{}, err
-	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
 	m := move{v: v, name: name, newName: newName, flags: flags}
@@ -36,41 +33,6 @@ func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, 
 		return RenameResult{}, err
 	}
 	return m.run()
-}
-
-// complete makes the content of a file that is about to take another's place durable, before the rename can be: whenever the power
-// goes, the name shows the old content or the new, complete. The file may be closed or still open.
-func (v *Volume) complete(parent Ino, name string, newParent Ino, newName string) error {
-	target, err := v.entry(newParent, newName)
-	if err == nil && target.Type == Regular {
-		var source meta.Dentry
-		if source, err = v.entry(parent, name); err == nil && source.Type == Regular && source.Ino != target.Ino {
-			err = v.with(source.Ino, v.settleContent)
-		}
-	}
-	if errors.Is(err, ErrNotFound) {
-		return nil // the rename itself will tell
-	}
-	return err
-}
-
-// settleContent flushes a file and makes its extents durable; the rows may follow later.
-func (v *Volume) settleContent(n *inode) error {
-	if err := v.flush(n, flushOptions{}); err != nil {
-		return err
-	}
-	v.epochMu.RLock()
-	newest := v.epoch
-	v.epochMu.RUnlock()
-	var touched bool
-	err := v.db.View(func(r *meta.Reader) (err error) {
-		touched, err = r.IsTouched(v.closed.Load()+1, newest, n.ino)
-		return err
-	})
-	if err == nil && touched {
-		err = v.cfg.Extents.Sync()
-	}
-	return v.fault("sync", err)
 }
 
 // move is one rename. from and to may be the same directory, and target may be nil.

@@ -115,12 +115,12 @@ func (r *Reader) findDentry(parent Ino, name string) (d Dentry, key []byte, free
 	return Dentry{}, nil, 256, ErrNotFound
 }
 
-// AddDentry inserts an entry that is known to be absent and accounts for it in the directory's row set.
+// AddDentry inserts an entry and accounts for it in the directory's row set. ErrExists if there is one of that name.
 func (t *Tx) AddDentry(dir *Inode, d Dentry) error {
 	_, _, tie, err := t.findDentry(dir.Ino, d.Name)
 	if !errors.Is(err, ErrNotFound) {
 		if err == nil {
-			err = fmt.Errorf("entry exists")
+			err = ErrExists
 		}
 		return err
 	}
@@ -417,11 +417,24 @@ func (t *Tx) Bury(n *Inode, epoch uint64, inUse bool) {
 	}
 }
 
-// Touch records that an inode got extents in an epoch, and its size before.
-func (t *Tx) Touch(epoch uint64, ino Ino, size uint64) {
+// Touch records that an inode got extents in an epoch, or was made shorter, and the least size that it had in the epoch until then.
+func (t *Tx) Touch(epoch uint64, ino Ino, size uint64) error {
+	k := touchedKey(epoch, ino)
+	v, err := t.get(k)
+	switch {
+	case err == nil:
+		d := newDec(v)
+		size = min(size, d.u())
+		if err := d.end("touched inode"); err != nil {
+			return err
+		}
+	case !errors.Is(err, ErrNotFound):
+		return err
+	}
 	e := newEnc(12)
 	e.u(size)
-	t.t.Set(touchedKey(epoch, ino), e.b)
+	t.t.Set(k, e.b)
+	return nil
 }
 
 // Touched calls fn for the inodes that got extents in epochs from first on.

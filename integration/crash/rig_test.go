@@ -29,7 +29,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if built.path != "" {
+		_ = os.RemoveAll(filepath.Dir(built.path))
+	}
+	os.Exit(status)
 }
 
 func child(text string) error {
@@ -184,6 +188,7 @@ func (r *rig) lastWords() string {
 // start starts the daemon and mounts for both principals.
 func (r *rig) start() {
 	r.t.Helper()
+	_ = os.Remove(filepath.Join(r.store, "control.sock")) // the dead one's
 	r.daemon = exec.Command(r.kmsfs, "--store", r.store, "serve", "--foreground")
 	r.daemon.Stdout, r.daemon.Stderr = r.log, r.log
 	r.daemon.Dir = "/"
@@ -228,7 +233,6 @@ func (r *rig) kill() {
 		r.fatal("the daemon survives SIGKILL:\n", stacks(r.daemon.Process.Pid))
 	}
 	r.daemon = nil
-	_ = os.Remove(filepath.Join(r.store, "control.sock"))
 }
 
 // unmounted waits until the supervisor has ended the dead mounts.

@@ -165,9 +165,11 @@ func (v *verifier) run() []string {
 		if len(diff) == 0 {
 			return nil
 		}
-		if moments++; moments <= 2 {
-			nearest = append(nearest, fmt.Sprintf("moment %d:", k))
-			nearest = append(nearest, diff[:min(len(diff), 6)]...)
+		text := append([]string{fmt.Sprintf("moment %d:", k)}, diff[:min(len(diff), 6)]...)
+		if moments++; matched {
+			nearest = append(text, nearest...) // the more telling
+		} else if moments <= 2 {
+			nearest = append(nearest, text...)
 		}
 		if v.acked-k > 3000 {
 			break
