@@ -119,12 +119,6 @@ func (v *Volume) Make(parent Ino, name string, spec New) (Attr, error) {
 	row := v.newRow(ino, dir.row, name, spec)
 	err = v.commit("make", []*inode{dir}, func(t *meta.Tx, rows []*meta.Inode) error {
 		d := rows[0]
-		switch _, err := t.Dentry(parent, name); {
-		case err == nil:
-			return ErrExists
-		case !errors.Is(err, meta.ErrNotFound):
-			return err
-		}
 		if err := t.AddDentry(d, meta.Dentry{Name: name, Ino: ino, Type: spec.Type}); err != nil {
 			return err
 		}
@@ -208,11 +202,6 @@ func (v *Volume) Link(ino, parent Ino, name string) (Attr, error) {
 	}
 	err = v.commit("link", []*inode{dir, n}, func(t *meta.Tx, rows []*meta.Inode) error {
 		d, x := rows[0], rows[1]
-		if _, err := t.Dentry(parent, name); err == nil {
-			return ErrExists
-		} else if !errors.Is(err, meta.ErrNotFound) {
-			return err
-		}
 		if err := t.AddDentry(d, meta.Dentry{Name: name, Ino: ino, Type: x.Type}); err != nil {
 			return err
 		}

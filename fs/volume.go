@@ -155,6 +155,8 @@ func (v *Volume) fault(what string, err error) error {
 		return nil
 	case errors.Is(err, meta.ErrNotFound):
 		return fmt.Errorf("%s: %w", what, ErrNotFound)
+	case errors.Is(err, meta.ErrExists):
+		return fmt.Errorf("%s: %w", what, ErrExists)
 	case errors.Is(err, meta.ErrCorrupt), errors.Is(err, kv.ErrCorrupt):
 		v.log.Error("corrupt metadata", "what", what, "err", err)
 		return fmt.Errorf("%s: %w: %w", what, ErrCorrupt, err)

@@ -193,5 +193,8 @@ type Super struct {
 // ErrCorrupt says that a row is not what this package wrote.
 var ErrCorrupt = errors.New("meta: corrupt row")
 
+// ErrExists says that there is an entry of that name already.
+var ErrExists = errors.New("meta: entry exists")
+
 // ErrNotFound says that there is no such row.
 var ErrNotFound = errors.New("meta: no such row")
