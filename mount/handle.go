@@ -21,7 +21,8 @@ type Handle struct {
 	bucket Ino
 	caller Caller
 	flags  OpenFlags
-	direct bool // the kernel must not cache through this handle
+	direct bool        // the kernel must not cache through this handle
+	locked atomic.Bool // something was locked through it
 
 	epoch atomic.Uint64 // the hub's, when this handle last decided
 
@@ -244,6 +245,7 @@ func (h *Handle) Close() error {
 		return nil
 	}
 	s := h.s
+	h.unlockAll()
 	s.mu.Lock()
 	delete(s.handles, h)
 	s.mu.Unlock()
@@ -436,7 +438,7 @@ func (s *Session) cachedUnder(ino Ino, changed map[string]bool, rights bool) boo
 }
 
 // Copy copies a range between two open files inside the daemon, through both gates, and says how many bytes.
-func Copy(from *Handle, off int64, to *Handle, at int64, n int64, buf []byte) (int64, error) {
+func Copy(from *Handle, off int64, to *Handle, at int64, n int64, buf []byte, killPriv bool) (int64, error) {
 	var done int64
 	for done < n {
 		p := buf[:min(int64(len(buf)), n-done)]
@@ -444,7 +446,7 @@ func Copy(from *Handle, off int64, to *Handle, at int64, n int64, buf []byte) (i
 		if err != nil || r == 0 {
 			return done, partial(done, err)
 		}
-		w, err := to.WriteAt(p[:r], at+done, false)
+		w, err := to.WriteAt(p[:r], at+done, killPriv)
 		done += int64(w)
 		if err != nil {
 			return done, partial(done, err)

@@ -171,13 +171,16 @@ func (m *rawFS) Writev(_ <-chan struct{}, _ *fuse.WriteIn, _ [][]byte) (uint32, 
 	return 0, fuse.ENOSYS
 }
 
-// Flush is close(2): what was written is safe from a crash of the process when it returns.
+// Flush is close(2): what was written is safe from a crash of the process when it returns, and the closing process has no POSIX locks
+// on the file any more. Locks of open file descriptions end with Release.
 func (m *rawFS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	h := m.files.get(in.Fh)
 	if h == nil {
 		return fuse.EBADF
 	}
-	return m.nodeStatus("flush", in.NodeId, h.Flush())
+	err := h.Flush()
+	h.UnlockOwner(in.LockOwner) // whatever became of the data
+	return m.nodeStatus("flush", in.NodeId, err)
 }
 
 const fsyncDataOnly = 1
@@ -233,6 +236,7 @@ func (m *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	}
 	m.notes.begin(h.Ino(), false)
 	defer m.notes.end(h.Ino(), false)
+	killPriv := in.Uid != 0 // the kernel leaves it to us, and does not say who may keep set-id bits
 	keepSize := in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0
 	var err error
 	switch in.Mode &^ unix.FALLOC_FL_KEEP_SIZE {
@@ -244,14 +248,14 @@ func (m *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 		if !keepSize {
 			return fuse.Status(syscall.EOPNOTSUPP)
 		}
-		err = h.Punch(int64(in.Offset), int64(in.Length), true)
+		err = h.Punch(int64(in.Offset), int64(in.Length), killPriv)
 	case unix.FALLOC_FL_ZERO_RANGE:
-		err = h.Punch(int64(in.Offset), int64(in.Length), true)
+		err = h.Punch(int64(in.Offset), int64(in.Length), killPriv)
 	default:
 		return fuse.Status(syscall.EOPNOTSUPP)
 	}
 	if err == nil && !keepSize {
-		err = m.grow(caller(&in.InHeader), h, end)
+		err = m.grow(caller(&in.InHeader), h, end, killPriv)
 	}
 	return m.nodeStatus("fallocate", in.NodeId, err)
 }
@@ -262,12 +266,12 @@ func (m *rawFS) room(n uint64) bool {
 	return err != nil || s.Blocks == 0 || n/uint64(s.BlockSize) <= s.BlocksAvail
 }
 
-func (m *rawFS) grow(c mount.Caller, h *mount.Handle, end uint64) error {
+func (m *rawFS) grow(c mount.Caller, h *mount.Handle, end uint64, killPriv bool) error {
 	a, err := m.sess.GetAttr(c, h.Ino())
 	if err != nil || end <= a.Size {
 		return err
 	}
-	return h.Truncate(int64(end), true)
+	return h.Truncate(int64(end), killPriv)
 }
 
 const (
@@ -291,7 +295,7 @@ func (m *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint
 	}
 	buf := copyPool.Get().(*[]byte)
 	defer copyPool.Put(buf)
-	n, err := mount.Copy(from, int64(in.OffIn), to, int64(in.OffOut), int64(min(in.Len, copyAtOnce)), *buf)
+	n, err := mount.Copy(from, int64(in.OffIn), to, int64(in.OffOut), int64(min(in.Len, copyAtOnce)), *buf, in.Uid != 0)
 	clear(*buf)
 	if err != nil {
 		return 0, m.nodeStatus("copy_file_range", in.NodeId, err)
@@ -303,14 +307,3 @@ func (m *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint
 func (m *rawFS) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
 	return fuse.Status(syscall.ENOTTY)
 }
-
-// Locks are the kernel's business: it is not asked to forward them.
-
-// GetLk is not called.
-func (m *rawFS) GetLk(<-chan struct{}, *fuse.LkIn, *fuse.LkOut) fuse.Status { return fuse.ENOSYS }
-
-// SetLk is not called.
-func (m *rawFS) SetLk(<-chan struct{}, *fuse.LkIn) fuse.Status { return fuse.ENOSYS }
-
-// SetLkw is not called.
-func (m *rawFS) SetLkw(<-chan struct{}, *fuse.LkIn) fuse.Status { return fuse.ENOSYS }
