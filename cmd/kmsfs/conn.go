@@ -115,8 +115,8 @@ func await(c *cli.Context, try func() (done bool, err error)) error {
 			note(c, "waiting for another kmsfs process that holds the store")
 		case <-patience.C:
 			return err
-		case <-c.Context.Done():
-			return c.Context.Err()
+		case <-c.Done():
+			return c.Err()
 		}
 	}
 }

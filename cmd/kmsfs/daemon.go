@@ -31,12 +31,11 @@ const (
 
 // daemonOptions say how a daemon lives.
 type daemonOptions struct {
-	persistent  bool
-	log         io.Writer
-	ready       func(error)              // told once, when calls are taken or the start has failed
-	unlock      *rootkey.Unlocker        // nil: from the command line
-	then        func(*host.Daemon) error // done first, in this process; its error ends the daemon
-	auditStrict bool
+	persistent bool
+	log        io.Writer
+	ready      func(error)              // told once, when calls are taken or the start has failed
+	unlock     *rootkey.Unlocker        // nil: from the command line
+	then       func(*host.Daemon) error // done first, in this process; its error ends the daemon
 }
 
 func isHeld(err error) bool { return errors.Is(err, host.ErrBusy) || errors.Is(err, host.ErrServed) }
@@ -249,8 +248,8 @@ func awaitReady(c *cli.Context, ready *os.File) error {
 		return nil
 	case err == nil && r.Error != nil:
 		return r.Error
-	case c.Context.Err() != nil:
-		return c.Context.Err()
+	case c.Err() != nil:
+		return c.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = errors.New("the daemon is not ready yet")
 	default:

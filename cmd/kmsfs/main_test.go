@@ -134,11 +134,25 @@ func TestWrongUsageIsTwo(t *testing.T) {
 		}
 	})
 	for _, args := range [][]string{
-		{"frobnicate"}, {"--store"}, {"key", "show"}, {"bucket", "policy", "b", "--delete", "f"}, {"key", "schedule-deletion", "k", "--days", "6"},
-		{"why", "b/f", "--op", "fly"}, {"grant", "create", "k"}, {"rekey", "b/f"}, {"rekey", "--to", "k"}, {"unlock", "add", "tpm"},
-		{"unlock", "add", "passphrase", "extra"}, {"unlock", "add", "key-file"}, {"key", "create", "--policy", "f", "--admin", "a"},
-		{"policy", "simulate"}, {"audit", "tail", "-n", "-1"}, {"init", "--account", "1"}, {"init", "--region", "a b"},
-		{"init", "--passphrase-file", "x", "--key-file", "y"}, {"key", "show", ""},
+		{"frobnicate"},
+		{"--store"},
+		{"key", "show"},
+		{"bucket", "policy", "b", "--delete", "f"},
+		{"key", "schedule-deletion", "k", "--days", "6"},
+		{"why", "b/f", "--op", "fly"},
+		{"grant", "create", "k"},
+		{"rekey", "b/f"},
+		{"rekey", "--to", "k"},
+		{"unlock", "add", "tpm"},
+		{"unlock", "add", "passphrase", "extra"},
+		{"unlock", "add", "key-file"},
+		{"key", "create", "--policy", "f", "--admin", "a"},
+		{"policy", "simulate"},
+		{"audit", "tail", "-n", "-1"},
+		{"init", "--account", "1"},
+		{"init", "--region", "a b"},
+		{"init", "--passphrase-file", "x", "--key-file", "y"},
+		{"key", "show", ""},
 	} {
 		if code, out, stderr := kmsfs(t, args...); code != exitUsage || out != "" || !strings.HasPrefix(stderr, "kmsfs: ") {
 			t.Errorf("%v: status %d, %q, %q", args, code, out, stderr)

@@ -82,7 +82,7 @@ func mountDir(c *cli.Context) error {
 		}
 		return err != nil, err
 	})
-	if a.Wait && c.Context.Err() != nil && errors.Is(err, context.Canceled) {
+	if a.Wait && c.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // Ctrl-C is how a mount in front ends
 	}
 	if err != nil || a.Wait {

@@ -105,9 +105,8 @@ func policyName(s string) string { return strings.TrimPrefix(s, managedPrefix) }
 func policyArg(c *cli.Context, s string) (host.PolicyArg, error) {
 	looksLikePath := strings.ContainsRune(s, filepath.Separator) && !strings.HasPrefix(s, managedPrefix)
 	if !looksLikePath && !strings.HasSuffix(s, ".json") {
-		st, err := os.Stat(s)
-		if err != nil || !st.Mode().IsRegular() {
-			return host.PolicyArg{Name: policyName(s)}, nil
+		if st, err := os.Stat(s); err != nil || !st.Mode().IsRegular() {
+			return host.PolicyArg{Name: policyName(s)}, nil //nolint:nilerr // no such file: it is a name
 		}
 	}
 	doc, err := document(c, s)

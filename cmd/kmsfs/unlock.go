@@ -219,8 +219,8 @@ func prompt(c *cli.Context, question string) ([]byte, error) {
 			return nil, fmt.Errorf("read the passphrase: %w", t.err)
 		}
 		return t.line, nil
-	case <-c.Context.Done():
+	case <-c.Done():
 		_ = term.Restore(int(f.Fd()), state)
-		return nil, c.Context.Err()
+		return nil, c.Err()
 	}
 }

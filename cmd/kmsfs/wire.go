@@ -170,7 +170,7 @@ func (s *store) reportRecovery() {
 	if !r.Unclean {
 		return
 	}
-	s.log.Warn("the store was not closed in order", "files checked", r.Checked, "files that lost bytes", len(r.Files))
+	s.log.Warn("the store was not closed in order", "checked", r.Checked, "files", len(r.Files))
 	for _, f := range r.Files {
 		path := "without a name"
 		if names, err := s.volume.Names(f.Ino); err == nil && len(names) > 0 {

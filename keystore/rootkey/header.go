@@ -74,7 +74,7 @@ func parse(b []byte) (*header, error) {
 		Incompatible []string `json:"incompatible"`
 	}
 	if err := json.Unmarshal(b, &first); err != nil {
-		return nil, fmt.Errorf("%w: not JSON: %v", ErrDamaged, err)
+		return nil, fmt.Errorf("%w: not JSON: %w", ErrDamaged, err)
 	}
 	if first.Magic != magic {
 		return nil, fmt.Errorf("%w: the magic %q is missing", ErrDamaged, magic)
@@ -89,13 +89,13 @@ func parse(b []byte) (*header, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(h); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrDamaged, err)
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: bytes after its end", ErrDamaged)
 	}
 	if err := h.check(); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrDamaged, err)
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return h, nil
 }

@@ -56,7 +56,7 @@ func Passphrase(phrase []byte, cost Argon2) (Secret, error) {
 		cost = DefaultArgon2
 	}
 	if err := cost.check(); err != nil {
-		return Secret{}, fmt.Errorf("%w: %v", ErrInvalid, err)
+		return Secret{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return Secret{kind: KindPassphrase, bytes: append([]byte(nil), phrase...), cost: cost}, nil
 }

@@ -40,7 +40,7 @@ func Init(dir string, o InitOptions) (Info, *crypto.DataKey, error) {
 		o.Region = DefaultRegion
 	}
 	if err := CheckPlace(o.Account, o.Region); err != nil {
-		return Info{}, nil, fmt.Errorf("%w: %v", ErrInvalid, err)
+		return Info{}, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, HeaderFile)); err == nil {
 		return Info{}, nil, ErrExists

@@ -143,7 +143,7 @@ func readFrame(r io.Reader, v any, limit int) error {
 		return fmt.Errorf("%w: cut short", ErrProtocol)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("%w: %v", ErrProtocol, err)
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	return nil
 }

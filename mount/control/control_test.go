@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -21,7 +20,7 @@ func start(t *testing.T, dir string, h Handler) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(h, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	s := NewServer(h, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ln) }()

@@ -152,11 +152,8 @@ func Detach(ctx context.Context, dir string, how Manner) error {
 	return unmountWith(ctx, dir, flags, "-z")
 }
 
-// unmount is the ordinary end of a mount: errInUse while somebody uses it.
-func unmount(ctx context.Context, dir string) error {
-	return unmountWith(ctx, dir, 0)
-}
-
+// unmountWith unmounts as root or through fusermount3: errInUse while somebody
+// uses the mount, unless flags say not to care.
 func unmountWith(ctx context.Context, dir string, flags int, helperArgs ...string) error {
 	err := unmountAt(dir, flags)
 	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
