@@ -60,7 +60,8 @@ type Hub struct {
 
 	sessions atomic.Pointer[[]*Session]
 	opens    [64]openShard // who writes what
-	waiting  atomic.Int32  // operations that wait until other kernels have heard
+	locks    lockTable
+	waiting  atomic.Int32 // operations that wait until other kernels have heard
 
 	wake   chan struct{}
 	closed chan struct{}
@@ -98,6 +99,7 @@ func NewHub(cfg HubConfig) *Hub {
 	for i := range h.opens {
 		h.opens[i].m = map[Ino]writers{}
 	}
+	h.locks.init()
 	h.sessions.Store(&[]*Session{})
 	h.epoch.Store(1)
 	h.policyEpoch.Store(1)

@@ -35,6 +35,9 @@ type Session struct {
 
 	rights   atomic.Pointer[view]
 	notifier atomic.Pointer[Notifier]
+	locking  atomic.Bool   // somebody has locked a file
+	ended    chan struct{} // closed by Leave: nobody waits for a lock any more
+	leave    sync.Once
 
 	mu      sync.Mutex
 	handles map[*Handle]struct{}
@@ -49,7 +52,7 @@ func NewSession(cfg SessionConfig) (*Session, error) {
 	if cfg.Clock == nil {
 		return nil, errors.New("session needs a clock")
 	}
-	s := &Session{cfg: cfg, hub: cfg.Hub, vol: cfg.Volume, log: cfg.Log.With("principal", cfg.Principal), handles: map[*Handle]struct{}{}, seen: map[Ino]sight{}}
+	s := &Session{cfg: cfg, hub: cfg.Hub, vol: cfg.Volume, log: cfg.Log.With("principal", cfg.Principal), handles: map[*Handle]struct{}{}, ended: make(chan struct{}), seen: map[Ino]sight{}}
 	if cfg.Options.SSE != "" {
 		c, err := parseSSE(cfg.Options.SSE)
 		if err != nil {
@@ -65,8 +68,15 @@ func NewSession(cfg SessionConfig) (*Session, error) {
 	return s, nil
 }
 
+// Leave gives up every lock and every wait for one. The mount is going, or is gone.
+func (s *Session) Leave() {
+	s.leave.Do(func() { close(s.ended) })
+	s.hub.locks.leave(s)
+}
+
 // Close closes what handles are left and leaves the hub.
 func (s *Session) Close() error {
+	s.Leave()
 	s.hub.leave(s)
 	s.mu.Lock()
 	left := make([]*Handle, 0, len(s.handles))

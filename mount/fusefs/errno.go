@@ -39,6 +39,9 @@ var errnos = []struct {
 	{mount.ErrFileTooBig, syscall.EFBIG},
 	{mount.ErrPermitted, syscall.EPERM},
 	{mount.ErrStale, syscall.ESTALE},
+	{mount.ErrLocked, syscall.EAGAIN},
+	{mount.ErrInterrupted, syscall.EINTR},
+	{mount.ErrNoLocks, syscall.ENOLCK},
 }
 
 // Errno is the errno of an error. posix folds the two errnos that speak of keys into EACCES.

@@ -22,6 +22,11 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"teller":    tellerChild,
 		"rates":     ratesChild,
 		"tools":     toolsChild,
+
+		"locks":    locksChild,
+		"holdlock": holdLockChild,
+		"trylock":  tryLockChild,
+		"sqlite":   sqliteChild,
 	}
 }
 

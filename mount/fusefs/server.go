@@ -55,6 +55,7 @@ func (m *rawFS) OnUnmount() {}
 
 // end gives back what the kernel held: its handles and its knowledge of inodes.
 func (m *rawFS) end() {
+	m.sess.Leave()
 	m.notes.close()
 	m.fd.close()
 	m.files.mu.Lock()
@@ -129,6 +130,7 @@ func (m *rawFS) fuseOptions() *fuse.MountOptions {
 		Name:                     "kmsfs",
 		ExplicitDataCacheControl: true,
 		EnableSymlinkCaching:     true,
+		EnableLocks:              true,
 		DisableSplice:            true,
 		Debug:                    m.opts.Debug,
 		Logger:                   log.New(slogWriter{m.log}, "", 0),
@@ -197,6 +199,7 @@ func (s *Server) Detach() error {
 // Abort ends the connection: everything that waits for an answer gets an error. For a mount that does not answer any more.
 func (s *Server) Abort() error {
 	err := abort(s.dir, s.dev)
+	s.raw.sess.Leave()
 	s.once.Do(func() { s.raw.notes.close() })
 	return err
 }
