@@ -396,6 +396,7 @@ func (s *Session) openEmpty(v *view, at stamp, c Caller, b *bucketView, ino Ino,
 	} else if err != nil {
 		return nil, err
 	}
+	s.hub.InodeChanged(nil, ino, -1, 0) // ctime
 	if sealing, err = s.vol.Sealing(ino); err != nil {
 		return nil, err
 	}

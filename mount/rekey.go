@@ -44,7 +44,7 @@ func (s *Session) rekeyOnce(t *xattrTarget, ch choice) error {
 		if err := t.v.object(t.b, actPut, t.keys, allNames, putRequest{s, ch}); err != nil {
 			return err
 		}
-		return s.vol.SetExplicit(t.ino, true)
+		return s.setExplicit(t.ino, true)
 	}
 	if a.Size == 0 {
 		err := s.rekeyEmpty(t, now, ch)
@@ -57,7 +57,7 @@ func (s *Session) rekeyOnce(t *xattrTarget, ch choice) error {
 	var fresh *crypto.DataKey
 	switch {
 	case ch.method == fs.SSES3 && now.Method == fs.SSES3:
-		return s.vol.SetExplicit(t.ino, ch.explicit)
+		return s.setExplicit(t.ino, ch.explicit)
 	case ch.method == fs.SSES3:
 		to, fresh, err = s.toStoreKey(t, now)
 	default:
@@ -227,9 +227,14 @@ func (s *Session) removeOfFile(t *xattrTarget) error {
 			}
 		}
 	}
-	if err := s.vol.SetExplicit(t.ino, false); err != nil {
+	return s.setExplicit(t.ino, false)
+}
+
+// setExplicit marks a file's encryption as its own choice, or not.
+func (s *Session) setExplicit(ino Ino, explicit bool) error {
+	if err := s.vol.SetExplicit(ino, explicit); err != nil {
 		return err
 	}
-	s.hub.InodeChanged(s, t.ino, -1, 0)
+	s.hub.InodeChanged(s, ino, -1, 0) // ctime
 	return nil
 }
