@@ -327,7 +327,7 @@ func (t *tree) move(n *node, from, to place) {
 
 func (t *tree) attributes(w who, o *op, s span) want {
 	n, errno := t.find(w, o.Path, o.Kind != opChown)
-	if errno == 0 && (!w.owns(n) || o.Kind == opChown && w.perms && w.uid != 0) {
+	if errno == 0 && (!w.owns(n) || o.Kind == opChown && w.perms && uint32(o.N) != w.uid) {
 		errno = syscall.EPERM
 	}
 	if errno != 0 {

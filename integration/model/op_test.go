@@ -153,6 +153,7 @@ func openFlagText(f int) string {
 }
 
 func clip(s string) string {
+	s = strings.ReplaceAll(s, longName, "N255")
 	if len(s) > 40 {
 		return fmt.Sprintf("%s…(%d)", s[:20], len(s))
 	}

@@ -16,7 +16,9 @@ type maker struct {
 	next int
 }
 
-var names = []string{"a", "b", "c", "d", "é \xff\xfe%*\n", strings.Repeat("n", maxName)}
+var names = []string{"a", "b", "c", "d", "é \xff\xfe%*\n", longName}
+
+var longName = strings.Repeat("n", maxName)
 
 const (
 	maxDepth   = 3
