@@ -225,7 +225,7 @@ func (g *maker) onHandle(o *op) {
 	if g.r.IntN(3) > 0 {
 		o.Off = g.r.Int64N(size + 1)
 	}
-	o.N = min(o.N, maxSize-o.Off)
+	o.N = max(min(o.N, maxSize-o.Off), 0)
 	switch {
 	case x < 8:
 		o.Kind, o.N = opPread, o.N+1
