@@ -22,6 +22,7 @@
 // # Locks
 //
 //	inode.flushMu            one per inode: flush, truncate, punch, re-key
+//	appendGate.mu            read-locked from the first append of a flush to the end of its commit
 //	Volume.ns                one: changes of the namespace write-lock it, putting a path together read-locks it
 //	  inode.mu               the committed row, data pointer. Only the holder of ns locks more than one
 //	    Volume.epochMu       read-locked by each commit

@@ -67,6 +67,8 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 		v.settle(n, d)
 		return v.syncIf(o.durable, d)
 	}
+	v.appends.begin()
+	defer v.appends.end()
 	exts, err := v.seal(n.ino, d, sealing.Current(), o.durable)
 	applied := false
 	if err == nil && o.durable {
@@ -75,6 +77,9 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 	if err == nil {
 		err = v.commitFlush(n, d, b, exts, o)
 		applied = err != nil && !errors.Is(err, ErrNoSpace) // nobody knows
+	}
+	if applied {
+		v.appends.inDoubt.Store(true)
 	}
 	if err != nil {
 		if !applied {

@@ -55,6 +55,7 @@ type Volume struct {
 	closed   atomic.Uint64
 	onClosed []func() // set before use
 
+	appends appendGate
 	flusher flusher
 	stop    context.CancelFunc
 	done    sync.WaitGroup

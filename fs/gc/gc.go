@@ -23,6 +23,7 @@ type Volume interface {
 	Rows() *meta.DB
 	ClosedEpoch() uint64
 	InUse(meta.Ino) bool // of an inode without a name
+	SettleAppends() error
 }
 
 // bite is how many rows one transaction deletes.
@@ -45,6 +46,7 @@ type Reaper struct {
 	done    sync.WaitGroup
 
 	extentsFreed, bytes, inodes atomic.Uint64
+	collect                     atomic.Bool // asked for, not done yet
 }
 
 // Start starts a reaper. Wake it after the closing of an epoch.
@@ -62,6 +64,9 @@ func Start(vol Volume, extents extent.Store, log *slog.Logger) *Reaper {
 				if err := r.Run(ctx); err != nil && ctx.Err() == nil {
 					log.Error("reclaiming space failed, it is tried again later", "err", err)
 				}
+				if r.collect.Swap(false) {
+					r.collectNow(ctx)
+				}
 			}
 		}
 	}()
@@ -73,6 +78,22 @@ func (r *Reaper) Wake() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
+	}
+}
+
+// CollectSoon makes the reaper look for bytes that nothing refers to, once: after an unclean start there may be some.
+func (r *Reaper) CollectSoon() {
+	r.collect.Store(true)
+	r.Wake()
+}
+
+func (r *Reaper) collectNow(ctx context.Context) {
+	u, err := Collect(ctx, r.vol, r.extents, false)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		r.log.Warn("unreferenced bytes were not collected", "err", err)
+	case u.Bytes > 0:
+		r.log.Info("collected unreferenced bytes", "bytes", u.Bytes, "ranges", u.Ranges)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
 
 	"github.com/kmsfs/kmsfs/crypto"
@@ -18,21 +19,32 @@ import (
 // live counts the extents that were appended and not freed.
 type live struct {
 	extent.Store
+	mu   sync.Mutex
 	refs map[extent.Ref]bool
+}
+
+func (l *live) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.refs)
 }
 
 func (l *live) Append(b []byte) (extent.Ref, error) {
 	ref, err := l.Store.Append(b)
 	if err == nil {
+		l.mu.Lock()
 		l.refs[ref] = true
+		l.mu.Unlock()
 	}
 	return ref, err
 }
 
 func (l *live) Free(refs ...extent.Ref) error {
+	l.mu.Lock()
 	for _, r := range refs {
 		delete(l.refs, r)
 	}
+	l.mu.Unlock()
 	return l.Store.Free(refs...)
 }
 
@@ -49,7 +61,7 @@ func rows(t *testing.T, store kv.Store) (n int) {
 
 func TestEverythingDeadIsReclaimed(t *testing.T) {
 	store := memkv.New()
-	extents := &live{memextent.New(), map[extent.Ref]bool{}}
+	extents := &live{Store: memextent.New(), refs: map[extent.Ref]bool{}}
 	v, err := fs.Open(fs.Config{KV: store, Extents: extents, Key: crypto.NewDataKey(), EpochEvery: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -89,15 +101,15 @@ func TestEverythingDeadIsReclaimed(t *testing.T) {
 		_, err := v.Unlink(b.Ino, name)
 		check(err)
 	}
-	before := len(extents.refs)
+	before := extents.count()
 	check(reaper.Run(context.Background()))
-	if len(extents.refs) != before {
-		t.Fatalf("%d extents, before %d: freed before the epoch was closed", len(extents.refs), before)
+	if extents.count() != before {
+		t.Fatalf("%d extents, before %d: freed before the epoch was closed", extents.count(), before)
 	}
 	check(v.CloseEpoch())
 	check(reaper.Run(context.Background()))
-	if len(extents.refs) != 1 {
-		t.Fatalf("%d extents live, want the one of the open file", len(extents.refs))
+	if extents.count() != 1 {
+		t.Fatalf("%d extents live, want the one of the open file", extents.count())
 	}
 	got := make([]byte, 10)
 	if n, err := open.ReadAt(got, 0); err != nil || n != 10 {
@@ -105,8 +117,8 @@ func TestEverythingDeadIsReclaimed(t *testing.T) {
 	}
 	check(open.Close())
 	check(reaper.Run(context.Background()))
-	if len(extents.refs) != 0 {
-		t.Fatalf("%d extents live after everything was closed", len(extents.refs))
+	if extents.count() != 0 {
+		t.Fatalf("%d extents live after everything was closed", extents.count())
 	}
 	if n := rows(t, store); n != empty {
 		t.Fatalf("%d rows are left, an empty bucket has %d", n, empty)

@@ -1,0 +1,83 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kmsfs/kmsfs/fs/extent"
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+// Bytes that nothing refers to are what a crash leaves: an extent was appended, and the process died before the transaction that
+// names it, or after the one that freed it had gone to disk and before the hole was punched. Collect finds them while the volume is
+// in use. It notes a position; waits until every append that may lie before it was committed or given up; takes one snapshot of the
+// rows; lists what is stored before the position; subtracts what any row of the snapshot names; and frees the rest. An extent that
+// was referenced at some time and is not now has been through a Replaced row or a tombstone, which were durable before it was freed:
+// so no power cut brings a row back that names what is freed here.
+
+// Unreferenced is what a collection found.
+type Unreferenced struct {
+	Stored     int64 `json:"storedBytes"`     // held by the extent store before the position
+	Referenced int64 `json:"referencedBytes"` // named by rows, in aligned blocks
+	Bytes      int64 `json:"unreferencedBytes"`
+	Ranges     int   `json:"unreferencedRanges"`
+}
+
+// ErrUnlisted says that the extent store cannot list what it holds.
+var ErrUnlisted = errors.New("the extent store cannot list what it holds")
+
+// batch is how many ranges are freed at once.
+const batch = 256
+
+// Collect finds unreferenced bytes and frees them, or, if dry, only counts them.
+func Collect(ctx context.Context, vol Volume, extents extent.Store, dry bool) (Unreferenced, error) {
+	var u Unreferenced
+	ranger, ok := extents.(extent.Ranger)
+	if !ok {
+		return u, ErrUnlisted
+	}
+	position := ranger.Position()
+	if err := vol.SettleAppends(); err != nil {
+		return u, fmt.Errorf("collect unreferenced bytes: %w", err)
+	}
+	var named extent.Blocks
+	err := vol.Rows().View(func(r *meta.Reader) error {
+		return r.EachExtent(func(_ meta.Ino, x *meta.Extent) error {
+			named.Add(extent.Ref{Segment: x.Segment, Offset: x.Offset, Length: x.Sealed})
+			return ctx.Err()
+		})
+	})
+	if err != nil {
+		return u, fmt.Errorf("collect unreferenced bytes: %w", err)
+	}
+	u.Referenced = named.Bytes()
+	var dead []extent.Ref
+	free := func() error {
+		defer func() { dead = dead[:0] }()
+		if dry || len(dead) == 0 {
+			return nil
+		}
+		return extents.Free(dead...)
+	}
+	err = ranger.Ranges(position, func(stored extent.Range) error {
+		u.Stored += stored.Length
+		err := named.Gaps(stored, func(ref extent.Ref) error {
+			u.Ranges++
+			u.Bytes += int64(ref.Length)
+			dead = append(dead, ref)
+			return ctx.Err()
+		})
+		if err == nil && len(dead) >= batch {
+			err = free()
+		}
+		return err
+	})
+	if err == nil {
+		err = free()
+	}
+	if err != nil {
+		return u, fmt.Errorf("free unreferenced bytes: %w", err)
+	}
+	return u, nil
+}

@@ -1,0 +1,211 @@
+package meta
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Read-only scans of all rows of a kind, for the checker and the collector, and what the checker may write. A row that cannot be
+// decoded goes to fn with its error. A row that is not authentic ends the scan: what lies behind it is not seen.
+
+// EachInode calls fn for every inode row, in order of number.
+func (r *Reader) EachInode(fn func(ino Ino, n *Inode, err error) error) error {
+	return r.each(kindInode, 9, func(k, v []byte) error {
+		ino := Ino(u64(k[1:]))
+		n, err := decodeInode(ino, v)
+		return fn(ino, n, err)
+	})
+}
+
+// RawDentry is an entry with what its row says beside it.
+type RawDentry struct {
+	Parent Ino
+	Dentry
+	Placed bool // its key is the one that its name has
+	print  [32]byte
+}
+
+// EachDentry calls fn for every directory entry, by directory.
+func (r *Reader) EachDentry(fn func(d RawDentry, err error) error) error {
+	return r.each(kindDentry, 18, func(k, v []byte) error {
+		d, err := decodeDentry(v)
+		raw := RawDentry{Parent: Ino(u64(k[1:9])), Dentry: d, print: r.db.sets.sum(k, v)}
+		raw.Placed = err == nil && u64(k[9:17]) == r.db.nameHash(d.Name)
+		return fn(raw, err)
+	})
+}
+
+// RawPiece is a piece with what its row says beside it.
+type RawPiece struct {
+	Ino Ino
+	Piece
+	print [32]byte
+}
+
+// EachPiece calls fn for every piece of every extent map, by inode and offset.
+func (r *Reader) EachPiece(fn func(p RawPiece, err error) error) error {
+	return r.each(kindPiece, 17, func(k, v []byte) error {
+		p, err := decodePieceRow(u64(k[9:17]), v)
+		return fn(RawPiece{Ino: Ino(u64(k[1:9])), Piece: p, print: r.db.sets.sum(k, v)}, err)
+	})
+}
+
+// RawXattr is an extended attribute with what its row says beside it.
+type RawXattr struct {
+	Ino   Ino
+	Name  string
+	print [32]byte
+}
+
+// EachXattr calls fn for every extended attribute, by inode.
+func (r *Reader) EachXattr(fn func(x RawXattr, err error) error) error {
+	return r.each(kindXattr, 25, func(k, v []byte) error {
+		name, _, err := decodeXattr(v)
+		return fn(RawXattr{Ino: Ino(u64(k[1:9])), Name: name, print: r.db.sets.sum(k, v)}, err)
+	})
+}
+
+// Add accounts for a row, to be compared with what the inode's row says.
+func (s *Set) Add(row interface{ fingerprint() [32]byte }) { s.add(row.fingerprint()) }
+
+func (d RawDentry) fingerprint() [32]byte { return d.print }
+func (p RawPiece) fingerprint() [32]byte  { return p.print }
+func (x RawXattr) fingerprint() [32]byte  { return x.print }
+
+// EachInline calls fn for every inline extent with the length of its sealed bytes, by inode.
+func (r *Reader) EachInline(fn func(ino Ino, id ExtentID, sealed int) error) error {
+	return r.each(kindInline, 17, func(k, v []byte) error {
+		return fn(Ino(u64(k[1:9])), ExtentID(u64(k[9:17])), len(v))
+	})
+}
+
+// KeyHash stands for a KMS key in the index of files by key.
+type KeyHash [16]byte
+
+// KeyHashOf is the hash under which a file is indexed; ok is false for one that is not under a KMS key.
+func (d *DB) KeyHashOf(n *Inode) (h KeyHash, ok bool) {
+	if n.Sealing.Method != SSEKMS {
+		return h, false
+	}
+	sum := d.arnHash(n.Sealing.KeyARN)
+	return KeyHash(sum[:16]), true
+}
+
+// EachKeyUse calls fn for every row of the index of files by key.
+func (r *Reader) EachKeyUse(fn func(key KeyHash, ino Ino) error) error {
+	return r.each(kindKeyUse, 25, func(k, _ []byte) error { return fn(KeyHash(k[1:17]), Ino(u64(k[17:25]))) })
+}
+
+// DeleteKeyUse removes a row of the index of files by key that no file accounts for.
+func (t *Tx) DeleteKeyUse(key KeyHash, ino Ino) {
+	k := append(append(make([]byte, 0, 25), kindKeyUse), key[:]...)
+	t.t.Delete(binary.BigEndian.AppendUint64(k, uint64(ino)))
+}
+
+// EachTomb calls fn for every tombstone.
+func (r *Reader) EachTomb(fn func(Tomb, error) error) error {
+	return r.each(kindTomb, 9, func(k, v []byte) error {
+		d := newDec(v)
+		t := Tomb{Ino(u64(k[1:])), d.u()}
+		return fn(t, d.end("tombstone"))
+	})
+}
+
+// EachReplaced calls fn for every remembered piece, whatever its epoch.
+func (r *Reader) EachReplaced(fn func(Replaced, error) error) error {
+	return r.each(kindReplaced, 25, func(k, v []byte) error {
+		x, err := decodeReplaced(Ino(u64(k[9:17])), v)
+		x.Ino = Ino(u64(k[9:17]))
+		return fn(x, err)
+	})
+}
+
+func (r *Reader) each(kind byte, keyLen int, fn func(k, v []byte) error) error {
+	err := r.r.Scan([]byte{kind}, []byte{kind + 1}, func(k, v []byte) (bool, error) {
+		if len(k) != keyLen {
+			return false, fmt.Errorf("%w: key of %d bytes among the '%c' rows", ErrCorrupt, len(k), kind)
+		}
+		return true, fn(k, v)
+	})
+	if err != nil {
+		return fmt.Errorf("scan of the '%c' rows: %w", kind, err)
+	}
+	return nil
+}
+
+// EachExtent calls fn for every reference to an extent in the segments: by the maps, by those of removed inodes, and by pieces that
+// are remembered until their epoch is closed. An extent may come several times. A row that cannot be decoded is an error: without it
+// nobody can tell what is unreferenced.
+func (r *Reader) EachExtent(fn func(ino Ino, x *Extent) error) error {
+	err := r.EachPiece(func(p RawPiece, err error) error {
+		if err != nil || p.Extent.Inline {
+			return err
+		}
+		return fn(p.Ino, p.Extent)
+	})
+	if err != nil {
+		return err
+	}
+	return r.EachReplaced(func(x Replaced, err error) error {
+		if err != nil || x.Piece.Extent.Inline {
+			return err
+		}
+		return fn(x.Ino, x.Piece.Extent)
+	})
+}
+
+// DropEntry removes an entry whose inode is not there.
+func (t *Tx) DropEntry(parent Ino, name string) error {
+	dir, err := t.Inode(parent)
+	if err != nil {
+		return err
+	}
+	if err := t.RemoveDentry(dir, name); err != nil {
+		return err
+	}
+	t.PutInode(dir)
+	return nil
+}
+
+// SetLinks writes the names and the link count of an inode.
+func (t *Tx) SetLinks(ino Ino, links []Link, nlink uint32) error {
+	n, err := t.Inode(ino)
+	if err != nil {
+		return err
+	}
+	n.Links, n.Nlink = slices.Clone(links), nlink
+	t.PutInode(n)
+	return nil
+}
+
+// Adopt gives an inode that has no name one in a directory, as its only one.
+func (t *Tx) Adopt(ino, parent Ino, name string) error {
+	n, err := t.Inode(ino)
+	if err != nil {
+		return err
+	}
+	dir, err := t.Inode(parent)
+	if err != nil {
+		return err
+	}
+	if dir.Type != Directory {
+		return fmt.Errorf("inode %d is not a directory", parent)
+	}
+	if err := t.AddDentry(dir, Dentry{Name: name, Ino: ino, Type: n.Type}); err != nil {
+		return err
+	}
+	n.Links, n.Bucket = []Link{{Parent: parent, Name: name}}, dir.Bucket
+	if n.Type == Directory {
+		dir.Nlink++
+	} else {
+		n.Nlink = 1
+	}
+	t.PutInode(n)
+	t.PutInode(dir)
+	return nil
+}
+
+// IsCorrupt reports whether an error speaks of rows that are not what was written.
+func IsCorrupt(err error) bool { return errors.Is(err, ErrCorrupt) }
