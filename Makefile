@@ -55,7 +55,7 @@ soak: build ## random work by several principals with daemon kills in between, f
 lint: lint-shell tidy-check lint-go ## formatting, vet, linters, tidy go.mod, shell scripts
 
 lint-go:
-	@out=$$($(GO) run $(GOFUMPT) -l .) && { [ -z "$$out" ] || { echo "not gofumpt-formatted (make fmt):"; echo "$$out"; exit 1; }; }
+	@out=$$(git ls-files -z '*.go' | xargs -0 $(GO) run $(GOFUMPT) -l) && { [ -z "$$out" ] || { echo "not gofumpt-formatted (make fmt):"; echo "$$out"; exit 1; }; }
 	$(GO) vet ./...
 	$(GO) run $(GOLANGCI_LINT) run ./...
 
@@ -67,7 +67,7 @@ tidy-check:
 	$(GO) mod tidy -diff
 
 fmt: ## format Go and shell
-	$(GO) run $(GOFUMPT) -w .
+	git ls-files -z '*.go' | xargs -0 $(GO) run $(GOFUMPT) -w
 	shfmt -w -i 2 -ci $(SCRIPTS)
 
 tools: ## apt-get what the tests call and this machine lacks

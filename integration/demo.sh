@@ -45,6 +45,8 @@ second_uid() {
 up() {
   mkdir -p "$dir"
   chmod 755 "$dir"
+  # The go tool must not walk into the mounts: it stays out of other modules.
+  echo 'module demo' >"$dir/go.mod"
   local uid
   uid=$(second_uid)
   if [ ! -e "$KMSFS_STORE/kmsfs.json" ]; then

@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -91,8 +94,23 @@ type listed struct {
 	Error                              *struct{ Err string }
 }
 
+// list asks the go tool for the packages of the module. It looks at every
+// source file first, so that a cached result of this test is not used after
+// one has changed: the go tool does not see what a child process reads.
 func list(t *testing.T) []listed {
 	t.Helper()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || d.IsDir() && (d.Name() == ".git" || d.Name() == "demo"):
+			return fs.SkipDir
+		case strings.HasSuffix(path, ".go"):
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports,Error", "./...")
 	cmd.Dir = ".."
 	var stderr bytes.Buffer
