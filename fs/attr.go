@@ -20,16 +20,58 @@ func attrOf(row *meta.Inode) Attr {
 	}
 }
 
-// attr is what stat shows: the committed row, and what writes have changed since. n.mu is held.
+// attr is what stat shows: the committed row, and what has changed since in an open file. n.mu is held.
 func (n *inode) attr() Attr {
 	a := attrOf(n.row)
 	if d := n.data; d != nil {
 		d.mu.RLock()
+		d.pending.apply(&a)
 		a.Size, a.Mtime, a.Ctime = d.size, d.mtime, max(a.Ctime, d.ctime)
 		a.Blocks = (n.row.Alloc + uint64(d.dirty.bytes+d.flushing.bytes) + 511) / 512
 		d.mu.RUnlock()
 	}
 	return a
+}
+
+// pendingAttr are attributes that were set on an open file with writes to commit: they are committed with them.
+type pendingAttr struct {
+	set            bool
+	mode, uid, gid uint32
+	atime          int64
+}
+
+func (p *pendingAttr) apply(a *Attr) {
+	if p.set {
+		a.Mode, a.UID, a.GID, a.Atime = p.mode, p.uid, p.gid, p.atime
+	}
+}
+
+func (p *pendingAttr) write(row *meta.Inode) {
+	if p.set {
+		row.Mode, row.UID, row.GID, row.Atime = p.mode, p.uid, p.gid, p.atime
+	}
+}
+
+// to applies a change.
+func (c Change) to(a *Attr) {
+	if c.Mode != nil {
+		a.Mode = *c.Mode & 0o7777
+	}
+	if c.UID != nil {
+		a.UID = *c.UID
+	}
+	if c.GID != nil {
+		a.GID = *c.GID
+	}
+	if c.KillPriv {
+		a.Mode = KillPriv(a.Mode)
+	}
+	if c.Atime != nil {
+		a.Atime = *c.Atime
+	}
+	if c.Mtime != nil {
+		a.Mtime = *c.Mtime
+	}
 }
 
 // Attr gives an inode's attributes, writes that are not sealed yet included.
@@ -59,50 +101,47 @@ func KillPriv(mode uint32) uint32 {
 	return mode
 }
 
-// SetAttr changes attributes; ctime follows. The size is changed by File.Truncate.
+// SetAttr changes attributes; ctime follows. The size is changed by File.Truncate. On an open file with writes to commit the change is
+// committed with them; otherwise it is committed before SetAttr returns.
 func (v *Volume) SetAttr(ino Ino, c Change) (a Attr, err error) {
 	err = v.with(ino, func(n *inode) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		now := v.now()
-		err := v.commit("set attributes", []*inode{n}, func(_ *meta.Tx, rows []*meta.Inode) error {
-			row := rows[0]
-			if c.Mode != nil {
-				row.Mode = *c.Mode & 0o7777
-			}
-			if c.UID != nil {
-				row.UID = *c.UID
-			}
-			if c.GID != nil {
-				row.GID = *c.GID
-			}
-			if c.KillPriv {
-				row.Mode = KillPriv(row.Mode)
-			}
-			if c.Atime != nil {
-				row.Atime = *c.Atime
-			}
-			if c.Mtime != nil {
-				row.Mtime = *c.Mtime
-			}
-			row.Ctime = now
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if d := n.data; d != nil {
-			d.mu.Lock()
-			if c.Mtime != nil {
-				d.mtime = *c.Mtime
-			}
-			d.ctime = now
-			d.mu.Unlock()
+		if n.gone {
+			return ErrNotFound
 		}
 		a = n.attr()
-		return nil
+		c.to(&a)
+		a.Ctime = v.now()
+		if n.data != nil && n.data.postpone(a) {
+			return nil
+		}
+		err := v.commit("set attributes", []*inode{n}, func(_ *meta.Tx, rows []*meta.Inode) error {
+			row := rows[0]
+			row.Mode, row.UID, row.GID, row.Atime, row.Mtime, row.Ctime = a.Mode, a.UID, a.GID, a.Atime, a.Mtime, a.Ctime
+			return nil
+		})
+		if err == nil && n.data != nil {
+			n.data.mu.Lock()
+			n.data.mtime, n.data.ctime = a.Mtime, a.Ctime
+			n.data.mu.Unlock()
+		}
+		return err
 	})
 	return a, err
+}
+
+// postpone leaves new attributes to the next flush, if there is one to come.
+func (d *fileData) postpone(a Attr) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.isDirty() {
+		return false
+	}
+	d.pending = pendingAttr{set: true, mode: a.Mode, uid: a.UID, gid: a.GID, atime: a.Atime}
+	d.mtime, d.ctime = a.Mtime, a.Ctime
+	d.changed = true
+	return true
 }
 
 // StatFS measures the file system that holds the store.

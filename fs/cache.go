@@ -23,6 +23,8 @@ type inode struct {
 	data *fileData
 	gone bool // its row was removed, or has to be read again
 
+	linkable bool // it was made without a name and may get one
+
 	extentEpoch uint64 // the newest epoch of an extent in a segment; unknownEpoch if it was not looked up
 
 	pins int           // guarded by inodeCache.mu

@@ -126,6 +126,9 @@ func (v *Volume) Make(parent Ino, name string, spec New) (Attr, error) {
 		if spec.Type == Directory {
 			d.Nlink++
 		}
+		if err := begin(t, d, row, &spec); err != nil {
+			return err
+		}
 		t.PutInode(row)
 		t.AddKeyUse(row)
 		return nil
@@ -191,7 +194,7 @@ func (v *Volume) Link(ino, parent Ino, name string) (Attr, error) {
 	switch {
 	case n.row.Type == Directory:
 		return Attr{}, fmt.Errorf("%w: a directory has one name", ErrPermitted)
-	case n.row.Nlink == 0 || n.gone:
+	case n.row.Nlink == 0 && !n.linkable || n.gone:
 		return Attr{}, ErrNotFound
 	case parent == RootIno:
 		return Attr{}, ErrPermitted
@@ -209,10 +212,17 @@ func (v *Volume) Link(ino, parent Ino, name string) (Attr, error) {
 		d.Mtime, d.Ctime, x.Ctime = now, now, now
 		x.Nlink++
 		x.Links = append(x.Links, meta.Link{Parent: parent, Name: name})
+		if x.Nlink == 1 {
+			return v.named(t, x)
+		}
 		return nil
 	})
 	if err != nil {
 		return Attr{}, err
+	}
+	if n.linkable {
+		n.linkable = false
+		v.leftZombies(n)
 	}
 	return n.attr(), nil
 }

@@ -114,6 +114,7 @@ type Change struct {
 type New struct {
 	Type     FileType
 	Mode     uint32
+	Umask    uint32 // bits that Mode loses unless the directory has a default ACL
 	UID, GID uint32
 	Rdev     uint32
 	Target   string  // of a symbolic link

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"errors"
+	"slices"
 	"sort"
 
 	"github.com/kmsfs/kmsfs/fs/meta"
@@ -89,6 +90,7 @@ func (v *Volume) ListXattr(ino Ino) (names []string, err error) {
 		}
 		err := v.db.View(func(r *meta.Reader) error {
 			names, err = r.XattrNames(ino)
+			names = slices.DeleteFunc(names, hidden)
 			return err
 		})
 		return v.fault("list attributes", err)

@@ -15,7 +15,7 @@ const (
 
 // owner gives what a new inode in a directory is owned by and, in a set-group-id directory, inherits.
 func (s *Session) owner(c Caller, parent Ino, n *fs.New) error {
-	n.UID, n.GID = c.UID, c.GID
+	n.UID, n.GID, n.Umask = c.UID, c.GID, c.Umask
 	dir, err := s.vol.Attr(parent)
 	if err != nil {
 		return err
@@ -147,6 +147,9 @@ func (s *Session) Link(_ Caller, ino, parent Ino, name string) (Attr, error) {
 	}
 	if err != nil {
 		return Attr{}, err
+	}
+	if _, err := s.vol.Names(ino); errors.Is(err, ErrNotFound) && !s.mine(ino) {
+		return Attr{}, err // a file without a name belongs to who made it
 	}
 	s.hub.beneath.RLock()
 	a, err := s.vol.Link(ino, parent, name)

@@ -41,6 +41,7 @@ const (
 // Caller is the process behind a call, for ownership of what it makes and for the audit log.
 type Caller struct {
 	UID, GID, PID uint32
+	Umask         uint32 // of a call that makes something: bits that its mode loses, unless the directory has a default ACL
 }
 
 // Change is what SetAttr changes; nil fields stay.

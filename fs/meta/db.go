@@ -417,6 +417,12 @@ func (t *Tx) Bury(n *Inode, epoch uint64, inUse bool) {
 	}
 }
 
+// Unbury takes the tombstone away again, for an inode that was made without a name and gets one. Its row is written by the caller.
+func (t *Tx) Unbury(n *Inode) {
+	t.t.Delete(tombKey(n.Ino))
+	t.AddKeyUse(n)
+}
+
 // Touch records that an inode got extents in an epoch, or was made shorter, and the least size that it had in the epoch until then.
 func (t *Tx) Touch(epoch uint64, ino Ino, size uint64) error {
 	k := touchedKey(epoch, ino)

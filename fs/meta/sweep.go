@@ -1,6 +1,9 @@
 package meta
 
-import "math"
+import (
+	"errors"
+	"math"
+)
 
 // The rows that the reaper (fs/gc) works through: tombstones of removed inodes and replaced pieces of closed epochs.
 
@@ -23,8 +26,13 @@ func (r *Reader) Tombs(first Ino, fn func(Tomb) bool) error {
 }
 
 // SweepTomb deletes up to limit rows of a removed inode, the tombstone last. extent is called for each piece that goes; done says
-// that nothing is left.
+// that nothing is left. An inode without a tombstone is not touched: it got a name after all.
 func (t *Tx) SweepTomb(ino Ino, limit int, extent func(*Extent)) (done bool, err error) {
+	if _, err := t.get(tombKey(ino)); errors.Is(err, ErrNotFound) {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
 	left := limit
 	for _, kind := range []byte{kindPiece, kindInline, kindXattr} {
 		var keys [][]byte

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"errors"
+	"strconv"
 	"syscall"
 	"unsafe"
 )
@@ -13,3 +14,5 @@ func errnoOf(err error) (syscall.Errno, bool) {
 }
 
 func addressOf(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
+
+func itoa(fd uintptr) string { return strconv.Itoa(int(fd)) }

@@ -83,7 +83,7 @@ func (m *rawFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 // Create makes a file and opens it.
 func (m *rawFS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	defer m.changing(in.NodeId)()
-	a, h, err := m.sess.Create(caller(&in.InHeader), mount.Ino(in.NodeId), name, in.Mode&0o7777, openFlags(in.Flags, in.OpenFlags))
+	a, h, err := m.sess.Create(maker(&in.InHeader, in.Umask), mount.Ino(in.NodeId), name, in.Mode&0o7777, openFlags(in.Flags, in.OpenFlags))
 	if err != nil {
 		return m.status("create", in.NodeId, err)
 	}
@@ -93,9 +93,15 @@ func (m *rawFS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *f
 	return fuse.OK
 }
 
-// Tmpfile is not offered; the kernel then says EOPNOTSUPP by itself.
-func (m *rawFS) Tmpfile(<-chan struct{}, *fuse.CreateIn, *fuse.CreateOut) fuse.Status {
-	return fuse.ENOSYS
+// Tmpfile makes a file without a name and opens it.
+func (m *rawFS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	a, h, err := m.sess.Tmpfile(maker(&in.InHeader, in.Umask), mount.Ino(in.NodeId), in.Mode&0o7777, openFlags(in.Flags, in.OpenFlags))
+	if err != nil {
+		return m.status("tmpfile", in.NodeId, err)
+	}
+	m.entry(&out.EntryOut, &a)
+	m.opened(h, &out.OpenOut)
+	return fuse.OK
 }
 
 // data is the reply to a READ, in the buffer that go-fuse lent.

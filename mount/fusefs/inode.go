@@ -19,6 +19,13 @@ func caller(h *fuse.InHeader) mount.Caller {
 	return mount.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid}
 }
 
+// maker is the caller of an operation that makes something.
+func maker(h *fuse.InHeader, umask uint32) mount.Caller {
+	c := caller(h)
+	c.Umask = umask
+	return c
+}
+
 func typeBits(t mount.FileType) uint32 {
 	switch t {
 	case mount.Regular:
@@ -229,14 +236,14 @@ func (m *rawFS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fus
 	if !ok {
 		return fuse.EINVAL
 	}
-	a, err := m.sess.Mknod(caller(&in.InHeader), mount.Ino(in.NodeId), name, t, in.Mode&0o7777, in.Rdev)
+	a, err := m.sess.Mknod(maker(&in.InHeader, in.Umask), mount.Ino(in.NodeId), name, t, in.Mode&0o7777, in.Rdev)
 	return m.made("mknod", in.NodeId, name, &a, err, out)
 }
 
 // Mkdir makes a directory or, in the root, a bucket.
 func (m *rawFS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	defer m.changing(in.NodeId)()
-	a, err := m.sess.Mkdir(caller(&in.InHeader), mount.Ino(in.NodeId), name, in.Mode&0o7777)
+	a, err := m.sess.Mkdir(maker(&in.InHeader, in.Umask), mount.Ino(in.NodeId), name, in.Mode&0o7777)
 	return m.made("mkdir", in.NodeId, name, &a, err, out)
 }
 

@@ -27,6 +27,12 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"holdlock": holdLockChild,
 		"trylock":  tryLockChild,
 		"sqlite":   sqliteChild,
+
+		"acl":     aclChild,
+		"aclread": aclReadChild,
+		"acldeny": aclDenyChild,
+		"acloff":  aclOffChild,
+		"temp":    tempChild,
 	}
 }
 

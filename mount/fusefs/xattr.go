@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"syscall"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -18,9 +20,37 @@ func give(dest, value []byte) (uint32, fuse.Status) {
 	return uint32(len(value)), fuse.OK
 }
 
+// aclKind recognises the attributes by which the kernel asks for access control lists.
+func aclKind(attr string) (mount.ACLKind, bool) {
+	switch attr {
+	case "system.posix_acl_access":
+		return mount.ACLAccess, true
+	case "system.posix_acl_default":
+		return mount.ACLDefault, true
+	}
+	return 0, false
+}
+
+// setACL sets or removes an access control list, on mounts where the kernel enforces them.
+func (m *rawFS) setACL(h *fuse.InHeader, kind mount.ACLKind, value []byte, killSetGID bool) fuse.Status {
+	if !m.opts.DefaultPermissions {
+		return fuse.Status(syscall.EOPNOTSUPP)
+	}
+	return m.nodeStatus("setxattr", h.NodeId, m.sess.SetACL(caller(h), mount.Ino(h.NodeId), kind, value, killSetGID))
+}
+
 // GetXAttr gives an extended attribute.
 func (m *rawFS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
-	v, err := m.sess.GetXattr(caller(h), mount.Ino(h.NodeId), attr)
+	var v []byte
+	var err error
+	if kind, ok := aclKind(attr); !ok {
+		v, err = m.sess.GetXattr(caller(h), mount.Ino(h.NodeId), attr)
+	} else if m.opts.DefaultPermissions {
+		m.interest.attrs(mount.Ino(h.NodeId)) // the kernel keeps it with the attributes
+		v, err = m.sess.GetACL(caller(h), mount.Ino(h.NodeId), kind)
+	} else {
+		return 0, fuse.Status(syscall.EOPNOTSUPP)
+	}
 	if err != nil {
 		return 0, m.nodeStatus("getxattr", h.NodeId, err)
 	}
@@ -42,6 +72,10 @@ func (m *rawFS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uin
 
 // SetXAttr sets an extended attribute.
 func (m *rawFS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, value []byte) fuse.Status {
+	if kind, ok := aclKind(attr); ok {
+		kill := in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0
+		return m.setACL(&in.InHeader, kind, value, kill)
+	}
 	mode := mount.XattrEither
 	switch in.Flags {
 	case 0:
@@ -58,5 +92,8 @@ func (m *rawFS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, va
 
 // RemoveXAttr removes an extended attribute.
 func (m *rawFS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, attr string) fuse.Status {
+	if kind, ok := aclKind(attr); ok {
+		return m.setACL(h, kind, nil, false)
+	}
 	return m.nodeStatus("removexattr", h.NodeId, m.sess.RemoveXattr(caller(h), mount.Ino(h.NodeId), attr))
 }
