@@ -134,11 +134,17 @@ func (e *edit) write(t *meta.Tx, row *meta.Inode, epoch uint64, seq func() uint6
 	for _, x := range e.dead() {
 		dead[x] = true
 	}
+	covered := map[*meta.Extent]uint32{}
+	for _, p := range e.covered {
+		covered[p.Extent] += p.Len
+	}
 	for _, p := range e.covered {
 		free := dead[p.Extent]
 		delete(dead, p.Extent)
+		// Inline bytes of which an earlier change covered a part may have to be put back by recovery: they go when the epoch is closed.
+		whole := covered[p.Extent] == p.Extent.Plain
 		switch {
-		case restore || free && !p.Extent.Inline:
+		case restore || free && !(p.Extent.Inline && whole):
 			t.PutReplaced(epoch, seq(), meta.Replaced{Ino: row.Ino, Restore: restore, Free: free, Piece: p})
 		case free:
 			t.DeleteInline(row.Ino, p.Extent.ID)

@@ -53,7 +53,7 @@ func newApp(s streams) *cli.App {
 			&cli.BoolFlag{Name: "version", Usage: "print the version"},
 		},
 		Commands: []*cli.Command{
-			cmdInit(), cmdUnlock(), cmdServe(), cmdStatus(), cmdStop(), cmdSupervise(),
+			cmdInit(), cmdUnlock(), cmdServe(), cmdStatus(), cmdStop(), cmdSupervise(), cmdFsck(), cmdGC(),
 			cmdMount(), cmdUmount(),
 			cmdBucket(), cmdRekey(), cmdStat(),
 			cmdKey(), cmdAlias(), cmdGrant(),

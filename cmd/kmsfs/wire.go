@@ -67,6 +67,7 @@ type store struct {
 	keystore   *keystore.Service
 	extents    *segment.Store
 	volume     *fs.Volume
+	reaper     *gc.Reaper
 
 	close []func() error // in the order of opening
 }
@@ -149,6 +150,10 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 	reaper.Wake()
 	s.opened(s.volume.Close)
 	s.opened(func() error { reaper.Close(); return nil })
+	if s.volume.Recovery().Unclean {
+		reaper.CollectSoon()
+	}
+	s.reaper = reaper
 	s.reportRecovery()
 	return s, nil
 }
@@ -219,7 +224,7 @@ func (s *store) Host(mounts, persistent bool) (*host.Daemon, error) {
 	}
 	c := host.Config{
 		Dir: s.dir, Owner: owner, Info: s.info, Root: s.root, Volume: s.volume, Keystore: s.keystore, Principals: s.principals,
-		Audit: s.audit, Persistent: persistent, PID: os.Getpid(), Clock: time.Now, Log: s.log,
+		Audit: s.audit, Keeper: keeper{s}, Persistent: persistent, PID: os.Getpid(), Clock: time.Now, Log: s.log,
 	}
 	if mounts {
 		c.Mount = func(m *mount.Session, dir string, o fusefs.Options) (host.Server, error) {

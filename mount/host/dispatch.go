@@ -43,6 +43,7 @@ const (
 // commands is the table of everything that Dispatch does.
 func (d *Daemon) commands() map[string]command {
 	table := groupCommands()
+	maps.Copy(table, careCommands())
 	maps.Copy(table, map[string]command{
 		CmdStatus: {anyone, noArgs((*call).status)},
 		CmdStop:   {ownerOnly, noArgs((*call).stop)},

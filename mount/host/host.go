@@ -55,6 +55,7 @@ type Config struct {
 	Keystore   *keystore.Service
 	Principals *principals.Store
 	Audit      *audit.Log
+	Keeper     Keeper
 
 	Mount      Mounter // how mounts are made; nil in a process that hosts none
 	Persistent bool    // stay when the last mount goes

@@ -1,0 +1,260 @@
+// Package check is fsck: it looks whether the rows of a volume agree with one another and with the extent store, while the volume is in
+// use or not.
+//
+// Everything about rows is looked at in one snapshot, so that changes under way do not look like damage. The engine keeps what the
+// snapshot may need until it is given back; the checker keeps an entry of about 200 bytes for each inode. What is looked at:
+//
+//	inodes      decode; numbers below the counter; link count = names; every name is an entry; a directory's ".." is its one name;
+//	            no cycles, everything hangs below the bucket that its row says; sealing has its generations
+//	entries     decode; the inode is there, has that type and that name; the key is the hash of the name
+//	row sets    entries, pieces and attributes are those that the inode's row accounts for: none missing, replaced or added
+//	extents     pieces do not overlap, lie in their extent and before the end of the file; pieces agree about an extent; extents do not
+//	            overlap in the segments and are not shared by files; inline bytes are there
+//	key index   each file under a KMS key is listed under it, and nothing else is
+//	orphans     rows without an inode and without a tombstone
+//	store       how many bytes are stored, named by rows, and named by nothing (package gc frees those)
+//
+// With Options.Data it also reads every extent in the segments and compares the CRC32C of the sealed bytes, which needs no key. Rows are
+// authenticated as they are read, and so are inline extents, which are rows; the blocks of other extents are authenticated by whoever
+// reads the file, with its data key. A checksum finds what disks do, not what an attacker does.
+//
+// Repair changes little: link counts and lists of names are set to what the entries say, the key index to what the inodes say, inodes
+// that no entry names move into the directory lost+found of their bucket, and entries whose inode is gone are dropped, because nobody
+// could remove them otherwise; each is reported. Nothing else is touched; in particular a row set that does not agree stays as it is,
+// because that is what tells a reader that something is missing. Nothing is repaired if any row could not be read.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/kmsfs/kmsfs/fs/extent"
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+// Volume is what the checker asks of the volume.
+type Volume interface {
+	Rows() *meta.DB
+	SettleAppends() error
+	Repair(func(*meta.Tx) error) error // with nothing open and no mounts
+	NewIno() (meta.Ino, error)
+}
+
+// Options say what is done.
+type Options struct {
+	Data     bool // read every extent
+	Repair   bool
+	Now      int64          // the time of what Repair makes, ns since 1970
+	Workers  int            // readers at once; 0: 4
+	Progress func(Progress) // called now and then, by one goroutine at a time; may be nil
+}
+
+// Progress says how far the checker is.
+type Progress struct {
+	Phase string `json:"phase"` // rows, data
+	Done  int64  `json:"done"`  // rows, bytes
+	Total int64  `json:"total"` // bytes; 0 if not known
+}
+
+// Problem is something that should not be.
+type Problem struct {
+	Kind    string   `json:"kind"`
+	Ino     meta.Ino `json:"inode,omitempty"`
+	Message string   `json:"message"`
+	Repair  string   `json:"repair,omitempty"` // what was done about it
+}
+
+// The kinds of problems.
+const (
+	BadRow       = "bad-row"       // cannot be read or decoded
+	BadCounter   = "bad-counter"   // numbers beyond the volume's counters
+	BadEntry     = "bad-entry"     // entry and inode disagree
+	Dangling     = "dangling"      // entry without an inode
+	Nameless     = "nameless"      // inode without an entry
+	BadLinks     = "bad-links"     // link count or list of names
+	BadTree      = "bad-tree"      // cycle, or in another bucket than the row says
+	BadSet       = "bad-set"       // rows missing, replaced or added
+	BadMap       = "bad-map"       // extent map
+	Overlap      = "overlap"       // extents share blocks of a segment
+	BadKeyIndex  = "bad-key-index" // index of files by key
+	BadSealing   = "bad-sealing"   // data-key generations
+	Orphan       = "orphan"        // row of an inode that is not there
+	BadData      = "bad-data"      // sealed bytes missing or changed
+	Unrepairable = "unrepairable"  // a repair failed
+)
+
+// maxProblems is how many problems a report lists; all are counted.
+const maxProblems = 10_000
+
+// Report is what was found.
+type Report struct {
+	Complete    bool           `json:"complete"` // every row was read
+	Inodes      int64          `json:"inodes"`
+	Directories int64          `json:"directories"`
+	Files       int64          `json:"files"`
+	Entries     int64          `json:"entries"`
+	Pieces      int64          `json:"pieces"`
+	Inline      int64          `json:"inlineExtents"`
+	Extents     int64          `json:"extents"` // in the segments
+	Removed     int64          `json:"removedInodes"`
+	Data        *Data          `json:"data,omitempty"`
+	Space       *Space         `json:"space,omitempty"`
+	Counts      map[string]int `json:"problemCounts"`
+	Problems    []Problem      `json:"problems"`
+	Repaired    int            `json:"repaired"`
+}
+
+// Data says what was read with Options.Data.
+type Data struct {
+	Extents int64  `json:"extents"`
+	Bytes   int64  `json:"bytes"`
+	Bad     int64  `json:"bad"`
+	Checked string `json:"checked"`
+}
+
+// Space is how the extent store is used.
+type Space struct {
+	Stored       int64 `json:"storedBytes"`
+	Referenced   int64 `json:"referencedBytes"`
+	Unreferenced int64 `json:"unreferencedBytes"`
+}
+
+// Clean reports whether nothing is wrong, or everything was repaired.
+func (r *Report) Clean() bool { return r.Complete && r.Repaired == r.Total() }
+
+// Total is the number of problems.
+func (r *Report) Total() (n int) {
+	for _, c := range r.Counts {
+		n += c
+	}
+	return n
+}
+
+func (r *Report) add(kind string, ino meta.Ino, format string, a ...any) int {
+	r.Counts[kind]++
+	if len(r.Problems) >= maxProblems {
+		return -1
+	}
+	r.Problems = append(r.Problems, Problem{Kind: kind, Ino: ino, Message: fmt.Sprintf(format, a...)})
+	return len(r.Problems) - 1
+}
+
+// Run checks the volume. An error says that the check itself failed; what is wrong with the volume is in the report.
+func Run(ctx context.Context, vol Volume, extents extent.Store, o Options) (*Report, error) {
+	if o.Workers <= 0 {
+		o.Workers = 4
+	}
+	c := &checker{ctx: ctx, vol: vol, extents: extents, o: o, rep: &Report{Complete: true, Counts: map[string]int{}, Problems: []Problem{}}}
+	ranger, _ := extents.(extent.Ranger)
+	var position extent.Position
+	if ranger != nil {
+		position = ranger.Position()
+		if err := vol.SettleAppends(); err != nil {
+			c.rep.Space, ranger = nil, nil // what the rows name is not known for certain
+		}
+	}
+	err := vol.Rows().View(func(r *meta.Reader) error {
+		c.r = r
+		return c.rows()
+	})
+	if err == nil && ranger != nil && c.rep.Complete {
+		err = c.space(ranger, position)
+	}
+	if err == nil && o.Data {
+		err = c.data()
+	}
+	if err == nil && o.Repair {
+		err = c.repair()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	return c.rep, nil
+}
+
+type checker struct {
+	ctx     context.Context
+	vol     Volume
+	extents extent.Store
+	o       Options
+	rep     *Report
+	r       *meta.Reader
+
+	inodes map[meta.Ino]*node
+	tombs  map[meta.Ino]bool
+	super  meta.Super
+	uses   map[use]bool      // rows of the key index
+	inline map[inlineID]bool // inline extents that are named; true: by a map, so that they must be there
+	blocks extent.Blocks
+	jobs   []job
+	fixes  []fix
+
+	seen atomic.Int64
+}
+
+// node is what the checker keeps of an inode.
+type node struct {
+	row      *meta.Inode // without target and bucket configuration
+	entries  []link      // that name it
+	subdirs  uint32
+	set      meta.Set // of its entries or pieces
+	attrs    meta.Set
+	hasUse   bool
+	reached  uint8 // of the search for cycles: 1 under way, 2 hangs below the root
+	lastEnd  uint64
+	covered  uint64
+	mapWrong bool
+}
+
+// link is an entry seen from its inode.
+type link struct{ meta.Link }
+
+type use struct {
+	key meta.KeyHash
+	ino meta.Ino
+}
+
+type inlineID struct {
+	ino meta.Ino
+	id  meta.ExtentID
+}
+
+// job is an extent to be read.
+type job struct {
+	ino meta.Ino
+	x   *meta.Extent
+}
+
+func (c *checker) progress(phase string, done, total int64) {
+	if c.o.Progress != nil {
+		c.o.Progress(Progress{phase, done, total})
+	}
+}
+
+// step counts a row.
+func (c *checker) step() error {
+	if n := c.seen.Add(1); n%10_000 == 0 {
+		c.progress("rows", n, 0)
+	}
+	return c.ctx.Err()
+}
+
+// scan runs one scan. One that ends early makes the report incomplete and the check go on.
+func (c *checker) scan(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctxErr := c.ctx.Err(); ctxErr != nil {
+		return ctxErr
+	}
+	if errors.Is(err, errStop) {
+		return err
+	}
+	c.rep.Complete = false
+	c.rep.add(BadRow, 0, "%s: %v; what lies behind was not looked at", what, err)
+	return nil
+}
+
+var errStop = errors.New("stopped")

@@ -1,0 +1,241 @@
+package check
+
+import (
+	"cmp"
+	"errors"
+	"hash/crc32"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kmsfs/kmsfs/crypto/block"
+	"github.com/kmsfs/kmsfs/fs/extent"
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+func refOf(x *meta.Extent) extent.Ref {
+	return extent.Ref{Segment: x.Segment, Offset: x.Offset, Length: x.Sealed}
+}
+
+// scanReplaced notes the extents that are remembered until their epoch is closed.
+func (c *checker) scanReplaced() error {
+	known := map[meta.ExtentID]bool{}
+	return c.r.EachReplaced(func(x meta.Replaced, err error) error {
+		if err != nil {
+			return c.bad("remembered piece", x.Ino, err)
+		}
+		e := x.Piece.Extent
+		if e.Inline {
+			c.inline[inlineID{x.Ino, e.ID}] = false
+		} else if !known[e.ID] {
+			known[e.ID] = true
+			c.blocks.Add(refOf(e)) // may still be mapped: no overlap
+		}
+		return c.step()
+	})
+}
+
+// scanPieces looks at the extent maps, one file after another.
+func (c *checker) scanPieces() error {
+	var at meta.Ino
+	extents := map[meta.ExtentID]*meta.Extent{} // of this file
+	all := map[meta.ExtentID]meta.Ino{}
+	var live extent.Blocks
+	err := c.r.EachPiece(func(p meta.RawPiece, err error) error {
+		if err != nil {
+			if n := c.inodes[p.Ino]; n != nil {
+				n.mapWrong = true
+			}
+			return c.bad("piece of inode", p.Ino, err)
+		}
+		c.rep.Pieces++
+		if p.Ino != at {
+			at = p.Ino
+			clear(extents)
+		}
+		c.piece(p)
+		x := p.Extent
+		if known := extents[x.ID]; known != nil {
+			if *known != *x {
+				c.rep.add(BadMap, p.Ino, "pieces disagree about extent %d", x.ID)
+			}
+			return c.step()
+		}
+		extents[x.ID] = x
+		c.extent(p.Ino, x)
+		if x.Inline {
+			c.rep.Inline++
+			c.inline[inlineID{p.Ino, x.ID}] = true
+			return c.step()
+		}
+		c.rep.Extents++
+		if other, shared := all[x.ID]; shared {
+			c.rep.add(Overlap, p.Ino, "extent %d belongs to inode %d as well", x.ID, other)
+		}
+		all[x.ID] = p.Ino
+		if live.Add(refOf(x)) {
+			c.rep.add(Overlap, p.Ino, "extent %d at %v shares blocks with another", x.ID, refOf(x))
+		}
+		c.blocks.Add(refOf(x))
+		if c.o.Data {
+			c.jobs = append(c.jobs, job{p.Ino, x})
+		}
+		return c.step()
+	})
+	return err
+}
+
+// piece looks at one row of a map.
+func (c *checker) piece(p meta.RawPiece) {
+	x := p.Extent
+	if p.Len == 0 || uint64(p.Inside)+uint64(p.Len) > uint64(x.Plain) {
+		c.rep.add(BadMap, p.Ino, "the piece at %d reaches beyond extent %d", p.Off, x.ID)
+	}
+	n := c.inodes[p.Ino]
+	if n == nil {
+		if !c.tombs[p.Ino] {
+			c.rep.add(Orphan, p.Ino, "a piece of an inode that is not there")
+		}
+		return
+	}
+	n.set.Add(p)
+	n.covered += uint64(p.Len)
+	if p.Off < n.lastEnd {
+		c.rep.add(BadMap, p.Ino, "pieces overlap at %d", p.Off)
+	}
+	n.lastEnd = p.End()
+	if p.End() > n.row.Size {
+		c.rep.add(BadMap, p.Ino, "the piece at %d reaches beyond the end of the file, %d", p.Off, n.row.Size)
+	}
+	if !slices.ContainsFunc(n.row.Sealing.Keys, func(k meta.FileKey) bool { return k.Generation == x.Generation }) {
+		c.rep.add(BadSealing, p.Ino, "extent %d is sealed with data-key generation %d, which the file does not have", x.ID, x.Generation)
+	}
+}
+
+// extent looks at what a row says of an extent.
+func (c *checker) extent(ino meta.Ino, x *meta.Extent) {
+	if c.super.NextExtent != 0 && x.ID >= c.super.NextExtent {
+		c.rep.add(BadCounter, ino, "the number of extent %d is beyond the counter, %d", x.ID, c.super.NextExtent)
+	}
+	if x.Inline {
+		return
+	}
+	if !refOf(x).Valid() || int(x.Sealed) != block.SealedLen(int(x.Plain)) {
+		c.rep.add(BadMap, ino, "extent %d at %v of %d bytes cannot be", x.ID, refOf(x), x.Plain)
+	}
+}
+
+// scanInline looks whether the inline bytes are those that pieces name.
+func (c *checker) scanInline() error {
+	err := c.r.EachInline(func(ino meta.Ino, id meta.ExtentID, sealed int) error {
+		k := inlineID{ino, id}
+		if _, named := c.inline[k]; named {
+			delete(c.inline, k)
+		} else if c.inodes[ino] != nil {
+			c.rep.add(Orphan, ino, "inline extent %d of %d bytes, which no piece names", id, sealed)
+		} else if !c.tombs[ino] {
+			c.rep.add(Orphan, ino, "inline extent %d of an inode that is not there", id)
+		}
+		return c.step()
+	})
+	if err != nil {
+		return err
+	}
+	for k, mapped := range c.inline {
+		if mapped && c.inodes[k.ino] != nil {
+			c.rep.add(BadMap, k.ino, "the bytes of inline extent %d are not there", k.id)
+		}
+	}
+	return nil
+}
+
+// --- data ---------------------------------------------------------------------------------------------------------
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// data reads every extent, in the order of the disk.
+func (c *checker) data() error {
+	slices.SortFunc(c.jobs, func(a, b job) int {
+		return cmp.Or(cmp.Compare(a.x.Segment, b.x.Segment), cmp.Compare(a.x.Offset, b.x.Offset))
+	})
+	var total int64
+	for _, j := range c.jobs {
+		total += int64(j.x.Sealed)
+	}
+	d := &Data{Extents: int64(len(c.jobs)), Bytes: total, Checked: "CRC32C of the sealed bytes; they are authenticated when they are read with the file's data key"}
+	c.rep.Data = d
+	var mu sync.Mutex
+	var done atomic.Int64
+	const stride = 64
+	g, ctx := errgroup.WithContext(c.ctx)
+	g.SetLimit(c.o.Workers)
+	for len(c.jobs) > 0 && ctx.Err() == nil {
+		part := c.jobs[:min(stride, len(c.jobs))]
+		c.jobs = c.jobs[len(part):]
+		g.Go(func() error {
+			var buf []byte
+			for _, j := range part {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				buf = slices.Grow(buf[:0], int(j.x.Sealed))[:j.x.Sealed]
+				why := c.readOne(j, buf)
+				n := done.Add(int64(j.x.Sealed))
+				mu.Lock()
+				if why != "" {
+					d.Bad++
+					c.rep.add(BadData, j.ino, "extent %d at %v: %s", j.x.ID, refOf(j.x), why)
+				}
+				if n/progressBytes != (n-int64(j.x.Sealed))/progressBytes {
+					c.progress("data", n, total)
+				}
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	c.progress("data", total, total)
+	return c.ctx.Err()
+}
+
+const progressBytes = 64 << 20
+
+// readOne reads and sums one extent; "" says that it is good, or was freed meanwhile.
+func (c *checker) readOne(j job, buf []byte) string {
+	err := c.extents.ReadAt(refOf(j.x), buf, 0)
+	if err == nil && crc32.Checksum(buf, castagnoli) == j.x.CRC {
+		return ""
+	}
+	if !c.stillNamed(j) {
+		return ""
+	}
+	switch {
+	case errors.Is(err, extent.ErrMissing):
+		return "the bytes are not there"
+	case err != nil:
+		return err.Error()
+	}
+	return "the bytes are not those that were written"
+}
+
+// stillNamed looks into the rows as they are now: an extent may have been replaced and freed since the snapshot.
+func (c *checker) stillNamed(j job) bool {
+	named := false
+	err := c.vol.Rows().View(func(r *meta.Reader) error {
+		n, err := r.Inode(j.ino)
+		if err != nil {
+			return err
+		}
+		pieces, err := r.Pieces(n)
+		for _, p := range pieces {
+			named = named || p.Extent.ID == j.x.ID
+		}
+		return err
+	})
+	return named || err != nil && !errors.Is(err, meta.ErrNotFound)
+}

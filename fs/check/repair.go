@@ -1,0 +1,138 @@
+package check
+
+import (
+	"fmt"
+
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+// fixKind is what may be done about a problem.
+type fixKind uint8
+
+const (
+	dropEntry fixKind = iota
+	setLinks
+	adopt
+	addUse
+	dropUse
+)
+
+// fix is something that repair would do. problem is the problem's place in the report, -1 if it is not listed.
+type fix struct {
+	kind    fixKind
+	ino     meta.Ino
+	link    meta.Link
+	links   []meta.Link
+	nlink   uint32
+	key     meta.KeyHash
+	problem int
+}
+
+// LostFound is the name of the directory that takes in what has no name.
+const LostFound = "lost+found"
+
+// repair does what can be done; each fix is one transaction.
+func (c *checker) repair() error {
+	if len(c.fixes) == 0 {
+		return nil
+	}
+	if !c.rep.Complete {
+		c.rep.add(Unrepairable, 0, "nothing is repaired while rows cannot be read: what they name would look lost")
+		return nil
+	}
+	// Counts first: they were taken before the others, which keep them right.
+	for _, counts := range []bool{true, false} {
+		for _, f := range c.fixes {
+			if (f.kind == setLinks) != counts {
+				continue
+			}
+			if err := c.ctx.Err(); err != nil {
+				return err
+			}
+			done, err := c.fix(f)
+			if err != nil {
+				c.rep.add(Unrepairable, f.ino, "%v", err)
+				continue
+			}
+			c.rep.Repaired++
+			if f.problem >= 0 {
+				c.rep.Problems[f.problem].Repair = done
+			}
+		}
+	}
+	return nil
+}
+
+func (c *checker) fix(f fix) (done string, err error) {
+	switch f.kind {
+	case dropEntry:
+		done = "dropped the entry"
+		err = c.vol.Repair(func(t *meta.Tx) error { return t.DropEntry(f.link.Parent, f.link.Name) })
+	case setLinks:
+		done = fmt.Sprintf("set %d names and link count %d", len(f.links), f.nlink)
+		err = c.vol.Repair(func(t *meta.Tx) error { return t.SetLinks(f.ino, f.links, f.nlink) })
+	case addUse:
+		done = "listed it"
+		err = c.vol.Repair(func(t *meta.Tx) error {
+			n, err := t.Inode(f.ino)
+			if err == nil {
+				t.AddKeyUse(n)
+			}
+			return err
+		})
+	case dropUse:
+		done = "took it off the list"
+		err = c.vol.Repair(func(t *meta.Tx) error {
+			t.DeleteKeyUse(f.key, f.ino)
+			return nil
+		})
+	case adopt:
+		return c.adopt(f)
+	}
+	return done, err
+}
+
+// adopt moves a nameless inode into lost+found of its bucket.
+func (c *checker) adopt(f fix) (done string, err error) {
+	row := c.inodes[f.ino].row
+	bucket := c.inodes[row.Bucket]
+	if row.Bucket == f.ino || bucket == nil || bucket.row.Type != meta.Directory || len(bucket.entries) == 0 {
+		return "", fmt.Errorf("inode %d has no name and its bucket, %d, is not there either", f.ino, row.Bucket)
+	}
+	fresh, err := c.vol.NewIno()
+	if err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("inode-%d", f.ino)
+	err = c.vol.Repair(func(t *meta.Tx) error {
+		dir, err := c.lostFound(t, row.Bucket, fresh)
+		if err != nil {
+			return err
+		}
+		return t.Adopt(f.ino, dir, name)
+	})
+	return fmt.Sprintf("moved to %s/%s of its bucket", LostFound, name), err
+}
+
+// lostFound finds or makes the directory.
+func (c *checker) lostFound(t *meta.Tx, bucket, fresh meta.Ino) (meta.Ino, error) {
+	d, err := t.Dentry(bucket, LostFound)
+	if err == nil {
+		return d.Ino, nil
+	}
+	dir, err := t.Inode(bucket)
+	if err != nil {
+		return 0, err
+	}
+	row := &meta.Inode{
+		Ino: fresh, Type: meta.Directory, Mode: 0o700, Nlink: 2, Atime: c.o.Now, Mtime: c.o.Now, Ctime: c.o.Now, Btime: c.o.Now,
+		Bucket: bucket, Links: []meta.Link{{Parent: bucket, Name: LostFound}},
+	}
+	if err := t.AddDentry(dir, meta.Dentry{Name: LostFound, Ino: fresh, Type: meta.Directory}); err != nil {
+		return 0, err
+	}
+	dir.Nlink++
+	t.PutInode(dir)
+	t.PutInode(row)
+	return fresh, nil
+}

@@ -1,0 +1,284 @@
+package check
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/kmsfs/kmsfs/fs/extent"
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+// rows looks at all rows, in one snapshot.
+func (c *checker) rows() error {
+	c.inodes, c.tombs, c.uses = map[meta.Ino]*node{}, map[meta.Ino]bool{}, map[use]bool{}
+	c.inline = map[inlineID]bool{}
+	var err error
+	if c.super, err = c.r.Super(); err != nil {
+		c.rep.Complete = false
+		c.rep.add(BadRow, 0, "the volume's own row: %v", err)
+	}
+	for _, s := range []struct {
+		what string
+		run  func() error
+	}{
+		{"tombstones", c.scanTombs}, {"inodes", c.scanInodes}, {"entries", c.scanEntries}, {"remembered pieces", c.scanReplaced},
+		{"extent maps", c.scanPieces}, {"inline extents", c.scanInline}, {"attributes", c.scanXattrs}, {"key index", c.scanUses},
+	} {
+		if err := c.scan(s.what, s.run()); err != nil {
+			return err
+		}
+	}
+	c.judge()
+	c.progress("rows", c.seen.Load(), c.seen.Load())
+	return nil
+}
+
+func (c *checker) bad(what string, ino meta.Ino, err error) error {
+	c.rep.Complete = false
+	c.rep.add(BadRow, ino, "%s: %v", what, err)
+	return c.step()
+}
+
+func (c *checker) scanTombs() error {
+	return c.r.EachTomb(func(t meta.Tomb, err error) error {
+		if err != nil {
+			return c.bad("tombstone", t.Ino, err)
+		}
+		c.rep.Removed++
+		c.tombs[t.Ino] = true
+		return c.step()
+	})
+}
+
+func (c *checker) scanInodes() error {
+	return c.r.EachInode(func(ino meta.Ino, n *meta.Inode, err error) error {
+		if err != nil {
+			return c.bad("inode", ino, err)
+		}
+		c.rep.Inodes++
+		switch n.Type {
+		case meta.Directory:
+			c.rep.Directories++
+		case meta.Regular:
+			c.rep.Files++
+		case meta.Symlink, meta.FIFO, meta.Socket, meta.CharDevice, meta.BlockDevice:
+		}
+		if c.super.NextIno != 0 && ino >= c.super.NextIno {
+			c.rep.add(BadCounter, ino, "its number is beyond the counter, %d", c.super.NextIno)
+		}
+		if c.tombs[ino] {
+			c.rep.add(Orphan, ino, "it is there and has a tombstone")
+		}
+		c.sealing(n)
+		n.Target, n.BucketInfo = "", nil
+		c.inodes[ino] = &node{row: n}
+		return c.step()
+	})
+}
+
+func (c *checker) sealing(n *meta.Inode) {
+	if (n.Type == meta.Regular) != (n.Sealing.Method != meta.None && len(n.Sealing.Keys) > 0) {
+		c.rep.add(BadSealing, n.Ino, "a regular file, and nothing else, has data keys; this one has %d", len(n.Sealing.Keys))
+	}
+	last := uint32(0)
+	for _, k := range n.Sealing.Keys {
+		if k.Generation <= last || len(k.Wrapped) == 0 {
+			c.rep.add(BadSealing, n.Ino, "data-key generation %d is out of order or empty", k.Generation)
+		}
+		last = k.Generation
+	}
+	if n.Type == meta.Regular && n.NextKey <= last {
+		c.rep.add(BadSealing, n.Ino, "the next data-key generation, %d, has been used", n.NextKey)
+	}
+}
+
+func (c *checker) scanEntries() error {
+	return c.r.EachDentry(func(d meta.RawDentry, err error) error {
+		if err != nil {
+			return c.bad("entry of directory", d.Parent, err)
+		}
+		c.rep.Entries++
+		if !d.Placed {
+			c.rep.add(BadEntry, d.Parent, "entry %q lies at another name's place", d.Name)
+		}
+		dir := c.inodes[d.Parent]
+		switch {
+		case dir == nil:
+			c.rep.add(Orphan, d.Parent, "entry %q of a directory that is not there", d.Name)
+		case dir.row.Type != meta.Directory:
+			c.rep.add(BadEntry, d.Parent, "entry %q of an inode that is no directory", d.Name)
+		default:
+			dir.set.Add(d)
+		}
+		n := c.inodes[d.Ino]
+		if n == nil {
+			at := c.rep.add(Dangling, d.Ino, "entry %q of directory %d names an inode that is not there", d.Name, d.Parent)
+			if dir != nil {
+				c.fixes = append(c.fixes, fix{kind: dropEntry, ino: d.Ino, link: meta.Link{Parent: d.Parent, Name: d.Name}, problem: at})
+			}
+			return c.step()
+		}
+		if n.row.Type != d.Type {
+			c.rep.add(BadEntry, d.Ino, "entry %q of directory %d says type %d, the inode %d", d.Name, d.Parent, d.Type, n.row.Type)
+		}
+		n.entries = append(n.entries, link{meta.Link{Parent: d.Parent, Name: d.Name}})
+		if n.row.Type == meta.Directory && dir != nil {
+			dir.subdirs++
+		}
+		return c.step()
+	})
+}
+
+func (c *checker) scanXattrs() error {
+	return c.r.EachXattr(func(x meta.RawXattr, err error) error {
+		if err != nil {
+			return c.bad("attribute", x.Ino, err)
+		}
+		if n := c.inodes[x.Ino]; n != nil {
+			n.attrs.Add(x)
+		} else if !c.tombs[x.Ino] {
+			c.rep.add(Orphan, x.Ino, "an attribute of an inode that is not there")
+		}
+		return c.step()
+	})
+}
+
+func (c *checker) scanUses() error {
+	db := c.vol.Rows()
+	return c.r.EachKeyUse(func(key meta.KeyHash, ino meta.Ino) error {
+		n := c.inodes[ino]
+		if n != nil {
+			if want, ok := db.KeyHashOf(n.row); ok && want == key {
+				n.hasUse = true
+				return c.step()
+			}
+		}
+		at := c.rep.add(BadKeyIndex, ino, "listed under a KMS key that does not wrap its data keys")
+		c.fixes = append(c.fixes, fix{kind: dropUse, ino: ino, key: key, problem: at})
+		return c.step()
+	})
+}
+
+// judge compares what the scans gathered.
+func (c *checker) judge() {
+	db := c.vol.Rows()
+	for _, ino := range slices.Sorted(maps.Keys(c.inodes)) {
+		n := c.inodes[ino]
+		if n.set != n.row.Rows {
+			c.rep.add(BadSet, ino, "it has %d rows (entries or pieces), its row accounts for %d others", n.set.Count, n.row.Rows.Count)
+		}
+		if n.attrs != n.row.Xattrs {
+			c.rep.add(BadSet, ino, "it has %d attributes, its row accounts for %d others", n.attrs.Count, n.row.Xattrs.Count)
+		}
+		if n.row.Type == meta.Regular && !n.mapWrong && n.covered != n.row.Alloc {
+			c.rep.add(BadMap, ino, "its extents cover %d bytes, its row says %d", n.covered, n.row.Alloc)
+		}
+		if _, ok := db.KeyHashOf(n.row); ok && !n.hasUse {
+			at := c.rep.add(BadKeyIndex, ino, "not listed under its KMS key")
+			c.fixes = append(c.fixes, fix{kind: addUse, ino: ino, problem: at})
+		}
+		c.links(ino, n)
+	}
+	for _, ino := range slices.Sorted(maps.Keys(c.inodes)) {
+		c.climb(ino)
+	}
+}
+
+// links compares the names in the row with the entries.
+func (c *checker) links(ino meta.Ino, n *node) {
+	if ino == meta.RootIno {
+		if n.row.Nlink != 2+n.subdirs || len(n.row.Links) != 0 {
+			at := c.rep.add(BadLinks, ino, "the root has %d links, %d buckets are there", n.row.Nlink, n.subdirs)
+			c.fixes = append(c.fixes, fix{kind: setLinks, ino: ino, nlink: 2 + n.subdirs, problem: at})
+		}
+		return
+	}
+	if len(n.entries) == 0 {
+		at := c.rep.add(Nameless, ino, "no entry names it; its row knows %d names", len(n.row.Links))
+		c.fixes = append(c.fixes, fix{kind: adopt, ino: ino, problem: at})
+		return
+	}
+	names := make([]meta.Link, 0, len(n.entries))
+	for _, e := range n.entries {
+		names = append(names, e.Link)
+	}
+	want := uint32(len(names))
+	if n.row.Type == meta.Directory {
+		want = 2 + n.subdirs
+		if len(names) > 1 {
+			c.rep.add(BadTree, ino, "a directory with %d names", len(names))
+			return
+		}
+	}
+	if n.row.Nlink == want && sameLinks(names, n.row.Links) {
+		return
+	}
+	at := c.rep.add(BadLinks, ino, "its row has %d links and %d names, there are %d names and the count should be %d", n.row.Nlink, len(n.row.Links), len(names), want)
+	c.fixes = append(c.fixes, fix{kind: setLinks, ino: ino, links: names, nlink: want, problem: at})
+}
+
+func sameLinks(a, b []meta.Link) bool {
+	order := func(x, y meta.Link) int { return cmp.Or(cmp.Compare(x.Parent, y.Parent), cmp.Compare(x.Name, y.Name)) }
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.SortFunc(a, order)
+	slices.SortFunc(b, order)
+	return slices.Equal(a, b)
+}
+
+// climb follows the names upwards: to the root without meeting itself, through the bucket that the row says.
+func (c *checker) climb(ino meta.Ino) {
+	if n := c.inodes[ino]; n.row.Type != meta.Directory {
+		for _, e := range n.entries {
+			if dir := c.inodes[e.Parent]; dir != nil && dir.row.Bucket != n.row.Bucket {
+				c.rep.add(BadTree, ino, "it is in bucket %d, its row says %d", dir.row.Bucket, n.row.Bucket)
+			}
+		}
+		return
+	}
+	var path []*node
+	bucket := meta.Ino(0)
+	for at := ino; ; {
+		n := c.inodes[at]
+		if n == nil || n.reached == 2 || at == meta.RootIno {
+			break
+		}
+		if n.reached == 1 {
+			c.rep.add(BadTree, at, "it lies beneath itself")
+			break
+		}
+		n.reached = 1
+		path = append(path, n)
+		if len(n.entries) == 0 {
+			break // nameless: reported
+		}
+		parent := n.entries[0].Parent
+		bucket = n.row.Bucket
+		if parent == meta.RootIno {
+			bucket = at
+		} else if up := c.inodes[parent]; up != nil {
+			bucket = up.row.Bucket
+		}
+		if bucket != n.row.Bucket {
+			c.rep.add(BadTree, at, "it is in bucket %d, its row says %d", bucket, n.row.Bucket)
+		}
+		at = parent
+	}
+	for _, n := range path {
+		n.reached = 2
+	}
+}
+
+// space counts what the extent store holds and nothing names.
+func (c *checker) space(ranger extent.Ranger, before extent.Position) error {
+	s := &Space{Referenced: c.blocks.Bytes()}
+	err := ranger.Ranges(before, func(r extent.Range) error {
+		s.Stored += r.Length
+		if err := c.blocks.Gaps(r, func(gap extent.Ref) error { s.Unreferenced += int64(gap.Length); return nil }); err != nil {
+			return err
+		}
+		return c.ctx.Err()
+	})
+	c.rep.Space = s
+	return err
+}
