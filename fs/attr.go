@@ -113,17 +113,21 @@ func (v *Volume) SetAttr(ino Ino, c Change) (a Attr, err error) {
 		a = n.attr()
 		c.to(&a)
 		a.Ctime = v.now()
-		if n.data != nil && n.data.postpone(a) {
+		withACL := c.Mode != nil && n.row.Xattrs.Count != 0
+		if n.data != nil && !withACL && n.data.postpone(a) {
 			return nil
 		}
-		err := v.commit("set attributes", []*inode{n}, func(_ *meta.Tx, rows []*meta.Inode) error {
+		err := v.commit("set attributes", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {
 			row := rows[0]
 			row.Mode, row.UID, row.GID, row.Atime, row.Mtime, row.Ctime = a.Mode, a.UID, a.GID, a.Atime, a.Mtime, a.Ctime
+			if withACL {
+				return chmodACL(t, row)
+			}
 			return nil
 		})
 		if err == nil && n.data != nil {
 			n.data.mu.Lock()
-			n.data.mtime, n.data.ctime = a.Mtime, a.Ctime
+			n.data.mtime, n.data.ctime, n.data.pending = a.Mtime, a.Ctime, pendingAttr{}
 			n.data.mu.Unlock()
 		}
 		return err
@@ -135,7 +139,7 @@ func (v *Volume) SetAttr(ino Ino, c Change) (a Attr, err error) {
 func (d *fileData) postpone(a Attr) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.isDirty() {
+	if !d.isDirty() && !d.pending.set {
 		return false
 	}
 	d.pending = pendingAttr{set: true, mode: a.Mode, uid: a.UID, gid: a.GID, atime: a.Atime}

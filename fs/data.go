@@ -21,7 +21,8 @@ type fileData struct {
 	size     uint64
 	mtime    int64
 	ctime    int64
-	changed  bool // size, mtime or ctime differ from the committed row
+	changed  bool // size, mtime, ctime or what is pending differ from the committed row
+	pending  pendingAttr
 	unsynced bool // extents were committed whose bytes may not be durable
 	touched  uint64
 	version  uint64 // of extents: a reader that finds bytes gone looks whether they were replaced meanwhile
@@ -30,6 +31,8 @@ type fileData struct {
 	keys  map[uint32]*crypto.DataKey
 
 	opens int // guarded by inode.mu
+
+	usage *usage // of the bucket, if it has a quota; guarded by mu
 }
 
 func newFileData(row *meta.Inode) *fileData {

@@ -106,6 +106,7 @@ func (v *Volume) truncateOpen(n *inode, d *fileData, trunc *Truncation) error {
 		if row.Nlink != 0 {
 			t.AddKeyUse(row)
 		}
+		d.pending.write(row) // set under n.mu only
 		row.Size = 0
 		row.Mtime = v.now()
 		row.Ctime = row.Mtime
@@ -119,7 +120,7 @@ func (v *Volume) truncateOpen(n *inode, d *fileData, trunc *Truncation) error {
 	d.dirty.recycle()
 	d.extents, d.loaded = newExtentMap(nil), true
 	d.version++
-	d.cut, d.size, d.changed = endOfFile, 0, false
+	d.cut, d.size, d.changed, d.pending = endOfFile, 0, false, pendingAttr{}
 	d.mtime, d.ctime = n.row.Mtime, n.row.Ctime
 	d.mu.Unlock()
 	d.addKey(gen, trunc.Key)

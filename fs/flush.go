@@ -339,7 +339,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	d.mu.RLock()
-	mtime, ctime := d.mtime, d.ctime
+	mtime, ctime, pending := d.mtime, d.ctime, d.pending
 	d.mu.RUnlock()
 	var epoch uint64
 	err := v.commit("flush", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {
@@ -361,6 +361,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		}
 		ed.write(t, row, epoch, v.nextSeq, segments)
 		row.Size, row.Mtime, row.Ctime = b.size, mtime, max(row.Ctime, ctime)
+		pending.write(row)
 		return nil
 	})
 	if err != nil {
@@ -370,6 +371,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 	d.extents = ed.apply()
 	d.version++
 	d.cut = endOfFile
+	d.pending = pendingAttr{} // set under n.mu only, so this is what was committed
 	if segments {
 		n.extentEpoch = epoch
 		d.touched = epoch

@@ -420,3 +420,41 @@ func TestManyPieces(t *testing.T) {
 	r.ok(g.Close())
 	r.reopen()
 }
+
+// TestAttributesOfDirtyFile are seen at once and committed with the writes.
+func TestAttributesOfDirtyFile(t *testing.T) {
+	r := newRig(t)
+	f := r.create(r.bucket("b"), "f")
+	_, err := f.WriteAt([]byte("x"), 0)
+	r.ok(err)
+	mode, uid, mtime := uint32(0o4755), uint32(7), int64(12345)
+	_, err = r.v.SetAttr(f.Ino(), Change{Mode: &mode})
+	r.ok(err)
+	_, err = r.v.SetAttr(f.Ino(), Change{UID: &uid, KillPriv: true})
+	r.ok(err)
+	a, err := r.v.SetAttr(f.Ino(), Change{Mtime: &mtime})
+	r.ok(err)
+	check := func(a Attr) {
+		t.Helper()
+		if a.Mode != 0o755 || a.UID != 7 || a.Mtime != 12345 || a.Size != 1 {
+			t.Fatalf("%+v", a)
+		}
+	}
+	check(a)
+	if row := f.n.committed(); row.UID != 0 || row.Size != 0 {
+		t.Fatal("committed before the data")
+	}
+	r.ok(f.Close())
+	r.reopen()
+	a, err = r.v.Attr(f.Ino())
+	r.ok(err)
+	check(a)
+	g := r.file(f.Ino())
+	uid = 8
+	_, err = r.v.SetAttr(f.Ino(), Change{UID: &uid})
+	r.ok(err)
+	if g.n.committed().UID != 8 {
+		t.Fatal("a clean file's attributes wait")
+	}
+	r.ok(g.Close())
+}

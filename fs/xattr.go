@@ -75,10 +75,19 @@ func (v *Volume) changeXattrs(ino Ino, fn func(*meta.Tx, *meta.Inode) error) err
 	return v.with(ino, func(n *inode) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		return v.commit("change attributes", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {
+		err := v.commit("change attributes", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {
+			if n.data != nil {
+				n.data.pending.write(rows[0]) // set under n.mu only
+			}
 			rows[0].Ctime = v.now()
 			return fn(t, rows[0])
 		})
+		if err == nil && n.data != nil {
+			n.data.mu.Lock()
+			n.data.pending, n.data.ctime = pendingAttr{}, n.row.Ctime
+			n.data.mu.Unlock()
+		}
+		return err
 	})
 }
 
