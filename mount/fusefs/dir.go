@@ -109,12 +109,12 @@ func (m *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 		}
 		m.interest.entry(entryKey{d.Ino(), e.Name})
 		m.sess.Acquire(e.Ino, 1)
+		m.interest.learn(e.Ino) // before the attributes are read: who changes them afterwards has somebody to tell
 		a, err := d.Attr(e.Ino)
 		if err != nil { // gone meanwhile: the name alone
-			m.sess.Forget(e.Ino, 1)
+			m.Forget(uint64(e.Ino), 1)
 			continue
 		}
-		m.interest.learn(e.Ino)
 		fillEntry(eo, &a)
 	}
 	return fuse.OK

@@ -85,10 +85,14 @@ func fillEntry(out *fuse.EntryOut, a *mount.Attr) {
 	fillAttr(&out.Attr, a)
 }
 
-// entry answers with an entry that the kernel will keep, and counts it.
+// entry answers with an entry that the kernel will keep, and counts it. The attributes are read again once it is on record that the
+// kernel knows them: who changed them before that had nobody to tell.
 func (m *rawFS) entry(out *fuse.EntryOut, a *mount.Attr) {
 	m.sess.Acquire(a.Ino, 1)
 	m.interest.learn(a.Ino)
+	if now, err := m.sess.Attr(a.Ino); err == nil {
+		a = &now
+	}
 	fillEntry(out, a)
 }
 
@@ -193,8 +197,9 @@ func (m *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	if err != nil {
 		return m.nodeStatus("setattr", in.NodeId, err)
 	}
+	// Unlike other answers, the kernel believes this one even if it was notified while the answer was on its way: let it ask again.
 	fillAttr(&out.Attr, &a)
-	out.AttrValid = forever
+	out.AttrValid = 0
 	return fuse.OK
 }
 
@@ -258,7 +263,9 @@ func (m *rawFS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string
 func (m *rawFS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	defer m.changing(in.NodeId)()
 	a, err := m.sess.Link(caller(&in.InHeader), mount.Ino(in.Oldnodeid), mount.Ino(in.NodeId), name)
-	return m.made("link", in.NodeId, name, &a, err, out)
+	s := m.made("link", in.NodeId, name, &a, err, out)
+	out.AttrValid = 0 // as in SetAttr
+	return s
 }
 
 // Unlink removes a name.
