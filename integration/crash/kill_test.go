@@ -128,6 +128,7 @@ func TestKill(t *testing.T) {
 		r.ended(rd)
 		r.unmounted()
 		r.start()
+		r.fsck(fmt.Sprint("seed ", rd.seed))
 		ops += r.check(rd)
 		if i%4 == 3 {
 			r.tidy(rd)
@@ -136,7 +137,7 @@ func TestKill(t *testing.T) {
 			_ = os.Remove(x.Journal)
 		}
 	}
-	r.stop()
+	r.finish()
 	t.Logf("%d kills, %d operations", rounds, ops)
 }
 

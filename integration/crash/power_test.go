@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,13 +125,14 @@ func TestPower(t *testing.T) {
 				r.unmounted()
 				d.back(r)
 				r.start()
+				r.fsck(fmt.Sprint("seed ", rd.seed))
 				ops += r.check(rd)
 				lost += r.recovered()
 				if i%4 == 3 {
 					r.tidy(rd)
 				}
 			}
-			r.stop()
+			r.finish()
 			t.Logf("%d cuts, %d operations, %d files had lost bytes", rounds, ops, lost)
 		})
 	}
