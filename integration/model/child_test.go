@@ -104,7 +104,7 @@ func (c *child) do(o *op) *reply {
 	case opTruncate:
 		err = unix.Truncate(path, o.N)
 	case opRename:
-		err = unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, c.path(o.Path2), uint(o.Flags))
+		r.Again, err = c.rename(path, c.path(o.Path2), uint(o.Flags))
 	case opLink:
 		err = unix.Link(path, c.path(o.Path2))
 	case opSymlink:
@@ -143,6 +143,19 @@ func (c *child) do(o *op) *reply {
 		r.Errno = errnoOf(err)
 	}
 	return r
+}
+
+// rename tries again if the answer is ESTALE. A kernel that knows a directory by a name of before, because another mount has moved it,
+// cannot follow it while it holds the lock of all renames; looking at it first helps.
+func (c *child) rename(from, to string, flags uint) (again bool, err error) {
+	err = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags)
+	if !errors.Is(err, unix.ESTALE) {
+		return false, err
+	}
+	var st unix.Stat_t
+	_ = unix.Lstat(from, &st)
+	_ = unix.Lstat(to, &st)
+	return true, unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags)
 }
 
 func needsHandle(k kind) bool {

@@ -105,6 +105,9 @@ func (x *run) step(o *op) error {
 		x.quirks[o.Kind.String()+": "+rep.Errno.Error()]++
 		return nil
 	}
+	if rep.Again {
+		x.quirks["rename: a directory that another mount moved: ESTALE at first"]++
+	}
 	h := x.t.handles[o.H]
 	if text := judge(x.t.apply(o, s), rep); text != "" {
 		return &mismatch{o, text}

@@ -99,6 +99,7 @@ type look struct {
 type reply struct {
 	Errno syscall.Errno
 	Bus   bool // a mapping gave SIGBUS
+	Again bool // a rename met ESTALE and was tried again
 	N     int64
 	Data  []byte
 	Views []view
@@ -106,20 +107,21 @@ type reply struct {
 
 // view is what a look saw.
 type view struct {
-	Errno                syscall.Errno
-	St                   unix.Stat_t
-	Link                 string
-	Entries              []entry
-	DirErr, ReadErr      syscall.Errno
-	Sum                  [32]byte
-	Data                 []byte
-	Len                  int64
-	Xattrs               map[string]string
-	XattrErr             syscall.Errno
-	SSE                  string
-	SSEErr               syscall.Errno
-	Holes                string // what is wrong with SEEK_HOLE and SEEK_DATA
-	Missing, ReadsBeyond bool
+	Errno           syscall.Errno
+	St              unix.Stat_t
+	Link            string
+	Entries         []entry
+	DirErr, ReadErr syscall.Errno
+	Sum             [32]byte
+	Data            []byte
+	Len             int64
+	Xattrs          map[string]string
+	XattrErr        syscall.Errno
+	SSE             string
+	SSEErr          syscall.Errno
+	Holes           string // what is wrong with SEEK_HOLE and SEEK_DATA
+	Missing         bool   // the child has no such handle
+	ReadsBeyond     bool   // reading goes on behind the size that fstat gave
 }
 
 // entry is a name in a listing.

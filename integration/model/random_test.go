@@ -101,13 +101,13 @@ func (g *maker) draw() *op {
 	each(g.t.root, "", func(string, *node) { count++ })
 	x := g.r.IntN(1000)
 	switch {
-	case x < 420:
+	case x < 360:
 		g.onHandle(o)
-	case x < 520:
+	case x < 450:
 		g.opens(o)
-	case x < 700:
+	case x < 720:
 		g.names(o, count)
-	case x < 760:
+	case x < 775:
 		o.Kind, o.Path, o.N = opTruncate, g.path('f'), g.size(maxSize)
 		if g.r.IntN(30) == 0 {
 			o.N = -1
