@@ -92,6 +92,7 @@ func (x *run) step(o *op) error {
 		return x.remount(o)
 	case opRestart:
 		return x.restart(o)
+	default:
 	}
 	touched := x.touched(o)
 	lo := time.Now().UnixNano()

@@ -20,13 +20,7 @@ func shrink(x *run, seed uint64, sort string) {
 			return nil
 		}
 		tries++
-		for m := range mounts { // handles of the run before
-			if err := r.unmount(m); err != nil {
-				return nil
-			}
-			r.mount(m)
-		}
-		y, err := newRun(r, fmt.Sprintf("try%d", tries), seed)
+		y, err := freshRun(r, fmt.Sprintf("try%d", tries), seed)
 		for _, o := range ops {
 			if err != nil {
 				break
@@ -77,6 +71,17 @@ func shrink(x *run, seed uint64, sort string) {
 		}
 	}
 	r.t.Logf("%d replays leave %d operations, which end in: %v\n%s", tries, len(ops), last, history(ops))
+}
+
+// freshRun begins a history without the handles of the one before.
+func freshRun(r *rig, name string, seed uint64) (*run, error) {
+	for m := range mounts {
+		if err := r.unmount(m); err != nil {
+			return nil, err
+		}
+		r.mount(m)
+	}
+	return newRun(r, name, seed)
 }
 
 // sort is what a mismatch is about, without its numbers.
