@@ -49,7 +49,10 @@ func (v *Volume) finishEpoch(epoch uint64) error {
 	if err := v.db.Sync(); err != nil {
 		return err
 	}
-	if err := v.db.Update(func(t *meta.Tx) error { return t.CloseEpoch(epoch) }); err != nil {
+	if err := v.db.Update(func(t *meta.Tx) error {
+		v.quotas.record(t, epoch)
+		return t.CloseEpoch(epoch)
+	}); err != nil {
 		return err
 	}
 	if v.cfg.Anchor != nil {

@@ -63,6 +63,7 @@ func (v *Volume) openLocked(n *inode, keys Keys, trunc *Truncation) (*File, erro
 	}
 	if n.data == nil {
 		n.data = newFileData(n.row)
+		v.watch(n, n.data)
 	}
 	d := n.data
 	if trunc != nil {
@@ -120,6 +121,7 @@ func (v *Volume) truncateOpen(n *inode, d *fileData, trunc *Truncation) error {
 	d.dirty.recycle()
 	d.extents, d.loaded = newExtentMap(nil), true
 	d.version++
+	_ = d.charge(0) // cannot fail
 	d.cut, d.size, d.changed, d.pending = endOfFile, 0, false, pendingAttr{}
 	d.mtime, d.ctime = n.row.Mtime, n.row.Ctime
 	d.mu.Unlock()
@@ -173,6 +175,12 @@ func (f *File) write(p []byte, off uint64, atEnd bool) (uint64, error) {
 	if len(p) == 0 {
 		d.mu.Unlock()
 		return off, nil
+	}
+	if end > d.size {
+		if err := d.charge(end); err != nil {
+			d.mu.Unlock()
+			return 0, err
+		}
 	}
 	clean := !d.isDirty()
 	before := d.dirty.bytes
@@ -321,6 +329,9 @@ func (v *Volume) endData(n *inode, d *fileData) {
 		d.changed, d.cut = false, endOfFile
 	}
 	busy := d.isDirty() || len(d.flushing.runs) > 0
+	if !busy {
+		d.discharge(n.row)
+	}
 	d.mu.Unlock()
 	if busy {
 		return

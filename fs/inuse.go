@@ -103,6 +103,7 @@ func (v *Volume) busy(n *inode) bool {
 
 // unlinked deals with an inode whose last name was just removed; ns and n.mu are held, its row has been buried.
 func (v *Volume) unlinked(n *inode) {
+	v.uncount(n)
 	if !v.busy(n) {
 		n.gone = true
 		v.cache.drop(n)

@@ -116,6 +116,10 @@ func (v *Volume) Make(parent Ino, name string, spec New) (Attr, error) {
 	if err != nil {
 		return Attr{}, v.fault("make", err)
 	}
+	use := v.quotas.of(dir.row.Bucket)
+	if err := use.addInodes(1); err != nil {
+		return Attr{}, err
+	}
 	row := v.newRow(ino, dir.row, name, spec)
 	err = v.commit("make", []*inode{dir}, func(t *meta.Tx, rows []*meta.Inode) error {
 		d := rows[0]
@@ -134,6 +138,7 @@ func (v *Volume) Make(parent Ino, name string, spec New) (Attr, error) {
 		return nil
 	})
 	if err != nil {
+		_ = use.addInodes(-1)
 		return Attr{}, err
 	}
 	n := v.cache.insert(row)
@@ -203,6 +208,11 @@ func (v *Volume) Link(ino, parent Ino, name string) (Attr, error) {
 	case len(n.row.Links) >= MaxLinks:
 		return Attr{}, ErrTooManyLinks
 	}
+	if n.row.Nlink == 0 {
+		if err := v.quotas.of(n.row.Bucket).addInodes(1); err != nil {
+			return Attr{}, err
+		}
+	}
 	err = v.commit("link", []*inode{dir, n}, func(t *meta.Tx, rows []*meta.Inode) error {
 		d, x := rows[0], rows[1]
 		if err := t.AddDentry(d, meta.Dentry{Name: name, Ino: ino, Type: x.Type}); err != nil {
@@ -218,10 +228,14 @@ func (v *Volume) Link(ino, parent Ino, name string) (Attr, error) {
 		return nil
 	})
 	if err != nil {
+		if n.row.Nlink == 0 {
+			_ = v.quotas.of(n.row.Bucket).addInodes(-1)
+		}
 		return Attr{}, err
 	}
 	if n.linkable {
 		n.linkable = false
+		v.recount(n)
 		v.leftZombies(n)
 	}
 	return n.attr(), nil

@@ -168,7 +168,7 @@ func (v *Volume) Bucket(ino Ino) (b Bucket, err error) {
 
 // SetBucket changes a bucket's configuration; fn may run more than once. The name and the date stay.
 func (v *Volume) SetBucket(ino Ino, fn func(*Bucket) error) error {
-	return v.with(ino, func(n *inode) error {
+	err := v.with(ino, func(n *inode) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		return v.commit("set bucket", []*inode{n}, func(_ *meta.Tx, rows []*meta.Inode) error {
@@ -185,6 +185,10 @@ func (v *Volume) SetBucket(ino Ino, fn func(*Bucket) error) error {
 			return nil
 		})
 	})
+	if err != nil {
+		return err
+	}
+	return v.quotaChanged(ino)
 }
 
 // Buckets lists the buckets.

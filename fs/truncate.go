@@ -31,6 +31,10 @@ func (v *Volume) truncateLocked(n *inode, d *fileData, size uint64) error {
 	slices.Reverse(steps)
 	for _, to := range append(steps, size) {
 		d.mu.Lock()
+		if err := d.charge(to); err != nil {
+			d.mu.Unlock()
+			return err
+		}
 		before := d.dirty.bytes
 		if to < d.size {
 			d.dirty.cut(to, endOfFile)
@@ -59,6 +63,7 @@ func (v *Volume) shrinkLarge(n *inode) error {
 	}
 	if n.data == nil {
 		n.data = newFileData(n.row)
+		v.watch(n, n.data)
 	}
 	d := n.data
 	d.opens++

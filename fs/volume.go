@@ -48,6 +48,8 @@ type Volume struct {
 	seq  atomic.Uint64 // of Replaced rows within this run
 	size dirtyGauge
 
+	quotas quotas
+
 	epochMu  sync.RWMutex // held for reading by each commit, for writing to begin the next epoch
 	epoch    uint64       // the current one
 	changed  atomic.Bool  // something was committed in it
@@ -95,6 +97,11 @@ func Open(cfg Config) (*Volume, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	v.stop = stop
 	v.flusher.start(ctx, v, cfg.FlushWorkers)
+	if err := v.loadQuotas(ctx); err != nil {
+		stop()
+		v.done.Wait()
+		return nil, fmt.Errorf("open volume: %w", err)
+	}
 	if cfg.EpochEvery > 0 {
 		v.done.Add(1)
 		go v.closeEpochs(ctx, cfg.EpochEvery)
@@ -189,7 +196,9 @@ func (v *Volume) Close() error {
 	v.stop()
 	v.flusher.wait()
 	v.done.Wait()
-	err := errors.Join(v.flusher.flushAll(), v.CloseEpoch())
+	err := v.flusher.flushAll()
+	v.settleQuotas()
+	err = errors.Join(err, v.CloseEpoch())
 	if err == nil && v.cfg.Anchor != nil {
 		err = v.cfg.Anchor.Store(AnchorState{Epoch: v.closed.Load(), Clean: true})
 	}

@@ -14,6 +14,7 @@ import "encoding/binary"
 //	't' ino:8                                   tombstone: the inode is gone; its 'e', 'b' and 'x' rows are swept when nobody has it open
 //	'f' epoch:8 ino:8 seq:8                     Replaced
 //	'u' epoch:8 ino:8                           the inode got extents in this epoch; value: its size before
+//	'q' bucket:8                                Usage of a bucket with a quota
 //	'k' hash:16 ino:8                           the file's data key is wrapped by the KMS key whose ARN has this hash
 const (
 	kindSuper    = 's'
@@ -26,6 +27,7 @@ const (
 	kindReplaced = 'f'
 	kindTouched  = 'u'
 	kindKeyUse   = 'k'
+	kindUsage    = 'q'
 )
 
 func key1(kind byte, a uint64) []byte {
@@ -56,6 +58,7 @@ func superKey() []byte                      { return []byte{kindSuper} }
 func inodeKey(i Ino) []byte                 { return key1(kindInode, uint64(i)) }
 func pieceKey(i Ino, off uint64) []byte     { return key2(kindPiece, uint64(i), off) }
 func inlineKey(i Ino, e ExtentID) []byte    { return key2(kindInline, uint64(i), uint64(e)) }
+func usageKey(bucket Ino) []byte            { return key1(kindUsage, uint64(bucket)) }
 func tombKey(i Ino) []byte                  { return key1(kindTomb, uint64(i)) }
 func touchedKey(epoch uint64, i Ino) []byte { return key2(kindTouched, epoch, uint64(i)) }
 
