@@ -108,12 +108,18 @@ kill_daemon() {
   done
 }
 
+# up PRINCIPAL DIR: mounted, by a living daemon.
+up() {
+  is_mounted "$2" && stat "$2" >/dev/null 2>&1 && return
+  eventually 20 kmsfs mount --principal "$1" "$2" || die "mount: $(cat "$T/.io/err")"
+}
+
 mkdir -p "$T/m1" "$T/m2"
 end=$((SECONDS + ${1:-10} * 60)) round=0
 while [ "$SECONDS" -lt "$end" ]; do
   round=$((round + 1))
-  eventually 20 kmsfs mount --principal admin "$T/m1" || die "mount: $(cat "$T/.io/err")"
-  eventually 20 kmsfs mount --principal second "$T/m2" || die "mount: $(cat "$T/.io/err")"
+  up admin "$T/m1"
+  up second "$T/m2"
   pids=""
   for w in 1 2 3 4; do
     m=$T/m$((w % 2 + 1)) bucket=$([ "$w" -le 2 ] && echo plain || echo sealed)
@@ -124,7 +130,7 @@ while [ "$SECONDS" -lt "$end" ]; do
   sleep $((RANDOM % 8 + 2))
   kill_daemon
   for p in $pids; do eventually 30 fails kill -0 "$p" || die "a worker hangs"; done
-  eventually 20 kmsfs mount --principal admin "$T/m1" || die "mount after a kill: $(cat "$T/.io/err")"
+  up admin "$T/m1"
   for w in 1 2 3 4; do
     bucket=$([ "$w" -le 2 ] && echo plain || echo sealed)
     works /usr/bin/python3 "$T/verify.py" "$T/m1/$bucket/$round" "$T/journal-$round-$w"
