@@ -57,5 +57,53 @@ mount_for admin "$T/m"
 prints kept cat "$T/m/secret/f"
 works kmsfs umount "$T/m"
 
+story "a systemd credential"
+mkdir -m 700 "$T/credentials"
+head -c 32 /dev/urandom >"$T/credentials/kmsfs-root"
+export KMSFS_STORE=$T/with-credential CREDENTIALS_DIRECTORY=$T/credentials
+unset KMSFS_PASSPHRASE_FILE
+works kmsfs init
+works kmsfs unlock add systemd-credential kmsfs-root
+works rm "$T/with-credential/root.key"
+works kmsfs bucket create box
+exits 4 "credential|key" env -u CREDENTIALS_DIRECTORY kmsfs bucket list
+unset CREDENTIALS_DIRECTORY
+
+story "the passphrase asked for on a terminal: not shown, and wrong once is refused"
+export KMSFS_STORE=$T/sealed
+works kmsfs unlock list
+for id in $(kmsfs unlock list | grep key-file | cut -d' ' -f1); do
+  works env KMSFS_PASSPHRASE_FILE="$T/pass2" kmsfs unlock remove "$id"
+done
+cat >"$T/typed.py" <<'EOF'
+# Runs a command on a terminal of its own, types the line given, prints what the terminal showed; ends as the command did.
+import os, pty, sys, termios, time
+typed, command = sys.argv[1], sys.argv[2:]
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(command[0], command)
+shown, sent = b"", False
+while True:
+    try:
+        piece = os.read(fd, 4096)
+    except OSError:
+        break
+    if not piece:
+        break
+    shown += piece
+    if not sent and b": " in shown:
+        end = time.time() + 5
+        while termios.tcgetattr(fd)[3] & termios.ECHO and time.time() < end:
+            time.sleep(0.01)  # a person is not as fast as that
+        os.write(fd, typed.encode() + b"\n")
+        sent = True
+print(shown.decode())
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+EOF
+matches secret /usr/bin/python3 "$T/typed.py" 'second passphrase' kmsfs bucket list
+lacks 'second passphrase' /usr/bin/python3 "$T/typed.py" 'second passphrase' kmsfs bucket list
+attempt /usr/bin/python3 "$T/typed.py" 'not it' kmsfs bucket list
+same "a wrong passphrase ends with status 4" 4 "$status"
+
 story "no passphrase and no key is on the disk"
 refused "" grep -rqaF -e 'correct horse' -e 'second passphrase' "$T/sealed"
