@@ -68,7 +68,9 @@ func (t *Tx) SweepTomb(ino Ino, limit int, extent func(*Extent)) (done bool, err
 // DeleteReplaced removes a remembered piece, once its extent is freed.
 func (t *Tx) DeleteReplaced(epoch, seq uint64, ino Ino) { t.t.Delete(replacedKey(epoch, ino, seq)) }
 
-// CloseEpoch records that everything of an epoch is durable and drops the marks of inodes touched in it.
+// CloseEpoch records that everything of an epoch is durable and drops the marks of inodes touched in it, as many as one transaction
+// takes: those of closed epochs mean nothing, and the rest goes the next time. It deletes something in any case, if only a mark that is
+// not there, because closing an epoch makes space: on a full disk the store takes it for that reason alone.
 func (t *Tx) CloseEpoch(epoch uint64) error {
 	s, err := t.Super()
 	if err != nil {
@@ -76,14 +78,18 @@ func (t *Tx) CloseEpoch(epoch uint64) error {
 	}
 	s.Epoch = epoch
 	t.PutSuper(s)
-	return t.deleteAll(key1(kindTouched, 0), touchedKey(epoch, math.MaxUint64))
+	t.t.Delete(touchedKey(epoch, 0))
+	return t.deleteSome(key1(kindTouched, 0), touchedKey(epoch, math.MaxUint64), maxMarks)
 }
 
-func (t *Tx) deleteAll(start, end []byte) error {
+// maxMarks is how many marks one transaction drops.
+const maxMarks = 1 << 15
+
+func (t *Tx) deleteSome(start, end []byte, limit int) error {
 	var keys [][]byte
 	err := t.r.Scan(start, end, func(k, _ []byte) (bool, error) {
 		keys = append(keys, append([]byte(nil), k...))
-		return true, nil
+		return len(keys) < limit, nil
 	})
 	for _, k := range keys {
 		t.t.Delete(k)

@@ -48,6 +48,10 @@ func child(text string) error {
 		return runVerify(t)
 	case "fill":
 		return runFill(t)
+	case "readfilled":
+		return runReadFilled(t)
+	case "removefilled":
+		return runRemoveFilled(t)
 	case "mkdir":
 		return os.MkdirAll(filepath.Join(t.Mounts[0], t.Dir), 0o755)
 	case "remove":

@@ -1,3 +1,218 @@
 package crash
 
-func runFill(t task) error { return nil }
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// filled is what a filler reports.
+type filled struct {
+	Files  []filledFile   `json:"files"`  // whose close said that all is well
+	Failed map[string]int `json:"failed"` // ENOSPC, by call
+	Other  string         `json:"other"`  // an error that should not be
+}
+
+type filledFile struct {
+	Name string `json:"name"`
+	ID   uint64 `json:"id"`
+	Size int64  `json:"size"`
+}
+
+// runFill writes files until nothing goes any more: ever smaller ones, some synced, then names alone.
+func runFill(t task) error {
+	out := filled{Failed: map[string]int{}}
+	dir := filepath.Join(t.Mounts[0], t.Dir)
+	size, refused := t.Max, 0
+	for i := 0; out.Other == "" && (t.Ops == 0 || i < t.Ops); i++ {
+		f := filledFile{Name: fmt.Sprintf("%s%d", t.Note, i), ID: t.Seed<<16 | uint64(i), Size: size}
+		call, err := writeFile(filepath.Join(dir, f.Name), f, i%3 == 0)
+		switch {
+		case err == nil:
+			out.Files = append(out.Files, f)
+			continue
+		case errors.Is(err, unix.ENOSPC):
+			out.Failed[call]++
+		default:
+			out.Other = fmt.Sprintf("%s of %s: %v", call, f.Name, err)
+		}
+		_ = os.Remove(filepath.Join(dir, f.Name)) // a file that could not be written whole
+		if refused++; refused < 4 {
+			continue
+		}
+		if size == 0 {
+			break
+		}
+		size, refused = size/8, 0
+		if size < 64 {
+			size = 0
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+// writeFile says which call failed.
+func writeFile(name string, w filledFile, sync bool) (call string, err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return "create", err
+	}
+	buf := make([]byte, w.Size)
+	fill(buf, w.ID, 0)
+	call = "write"
+	if len(buf) > 0 {
+		_, err = f.Write(buf)
+	}
+	if err == nil && sync {
+		call = "fsync"
+		err = f.Sync()
+	}
+	if err != nil {
+		_ = f.Close()
+		return call, err
+	}
+	return "close", f.Close()
+}
+
+// filledFiles are the files that a child is to read or remove.
+func filledFiles(t task) (files []filledFile, err error) {
+	b, err := os.ReadFile(t.Journal)
+	if err == nil {
+		err = json.Unmarshal(b, &files)
+	}
+	return files, err
+}
+
+func runReadFilled(t task) error {
+	files, err := filledFiles(t)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		got, err := os.ReadFile(filepath.Join(t.Mounts[0], t.Dir, f.Name))
+		if err != nil {
+			return err
+		}
+		want := make([]byte, f.Size)
+		fill(want, f.ID, 0)
+		if d := differs(got, want); d != "" {
+			return fmt.Errorf("%s: %s", f.Name, d)
+		}
+	}
+	return nil
+}
+
+func runRemoveFilled(t task) error {
+	files, err := filledFiles(t)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := os.Remove(filepath.Join(t.Mounts[0], t.Dir, f.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hand gives files to a child through its journal.
+func (r *rig) hand(role string, files []filledFile) {
+	r.t.Helper()
+	name := filepath.Join(r.dir, "files.json")
+	b, err := json.Marshal(files)
+	if err == nil {
+		err = os.WriteFile(name, b, 0o600)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.wait(r.spawn(task{Role: role, Dir: "bucket", Journal: name}), role, 2*deadline)
+}
+
+func (r *rig) fill(seed uint64, size int64, ops int) filled {
+	r.t.Helper()
+	out := r.wait(r.spawn(task{Role: "fill", Dir: "bucket", Seed: seed, Max: size, Ops: ops, Note: fmt.Sprintf("s%d-", seed)}), "fill", 4*deadline)
+	var f filled
+	if err := json.Unmarshal([]byte(out), &f); err != nil {
+		r.fatal(err, ": ", out)
+	}
+	if f.Other != "" {
+		r.fatal("on a full disk: ", f.Other)
+	}
+	return f
+}
+
+// TestFullDisk fills a small file system through a mount: with large files, then again with small ones. The error must reach write,
+// fsync or close; what was acknowledged stays; files can be removed from the full disk; and then writing goes on with the same daemon,
+// as it does after a kill on the full disk. The stories: s3fs 2120, JuiceFS 5038.
+func TestFullDisk(t *testing.T) {
+	d := newDisk(t, "ext4", 300<<20)
+	r := newRig(t, filepath.Join(d.dir, "store"))
+	r.start()
+	var kept []filledFile
+	for i, size := range []int64{3 << 20, 9000} {
+		seed := uint64(10 * (i + 1))
+		f := r.fill(seed, size, 0)
+		t.Logf("%d files of up to %d bytes, refused: %v, %s", len(f.Files), size, f.Failed, d.free())
+		if len(f.Failed) == 0 || len(f.Files) < 20 {
+			r.fatal("the disk did not fill")
+		}
+		r.hand("readfilled", append(kept, f.Files...))
+		if i == 1 { // the store opens on the full disk, and closes
+			r.kill()
+			r.unmounted()
+			r.start()
+			r.stop()
+			r.start()
+			r.hand("readfilled", append(kept, f.Files...))
+		}
+		// Every second one goes, so that what is left is not all of some segment.
+		var gone []filledFile
+		for j, x := range f.Files {
+			if j%8 == 0 {
+				kept = append(kept, x)
+			} else {
+				gone = append(gone, x)
+			}
+		}
+		r.hand("removefilled", gone)
+		kept = append(kept, r.again(seed+1)...)
+		r.hand("readfilled", kept)
+	}
+	r.fsck("after the disk was full")
+	r.kill()
+	r.unmounted()
+	r.start()
+	r.hand("readfilled", kept)
+	r.finish()
+}
+
+// again wants writing to go on, as soon as what was removed is freed.
+func (r *rig) again(seed uint64) []filledFile {
+	r.t.Helper()
+	for end := time.Now().Add(deadline); ; seed += 100 {
+		f := r.fill(seed, 1<<20, 20)
+		if len(f.Failed) == 0 {
+			return f.Files
+		}
+		if time.Now().After(end) {
+			r.fatal("still full after removing: ", f.Failed)
+		}
+		r.hand("removefilled", f.Files)
+		time.Sleep(300 * time.Millisecond)
+	}
+}
+
+func (d *disk) free() string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.dir, &st); err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%d MiB free", int64(st.Bavail)*st.Bsize>>20)
+}
