@@ -188,7 +188,7 @@ func FuzzParseAuthorization(f *testing.F) {
 	})
 }
 
-// BenchmarkVerify checks the signature of a Decrypt call: 4.9 µs, 41 allocations.
+// BenchmarkVerify checks the signature of a Decrypt call: 31 µs, 4.8 KB, 62 allocations on two busy cores.
 func BenchmarkVerify(b *testing.B) {
 	r := newRig(b)
 	body := []byte(`{"CiphertextBlob":"` + strings.Repeat("AAAA", 60) + `","EncryptionContext":{"aws:s3:arn":"arn:aws:s3:::pay/q1.csv"}}`)
@@ -202,7 +202,7 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// BenchmarkDecrypt is a whole signed call over TCP, with one connection kept.
+// BenchmarkDecrypt is a whole signed call over TCP with one connection kept, signing included: 366 µs on two busy cores.
 func BenchmarkDecrypt(b *testing.B) {
 	r := newRig(b)
 	key := r.newKey("")
