@@ -64,6 +64,9 @@ func (t *tree) open(w who, o *op, s span) want {
 		return refuse(syscall.EACCES)
 	}
 	if n.kind == 'd' {
+		if o.Flags&unix.O_DIRECT != 0 {
+			return refuse(syscall.EINVAL)
+		}
 		return want{n: 1}
 	}
 	if errno := t.gate(w, n, h, trunc, s); errno != 0 {

@@ -148,8 +148,8 @@ func (g *maker) dirMode() uint32 {
 func (g *maker) names(o *op, count int) {
 	o.Path = g.path(0)
 	switch x := g.r.IntN(20); {
-	case count > maxNodes && x < 10:
-		o.Kind = opUnlink
+	case count > maxNodes && x < 10: // by who may
+		o.Kind, o.Path, o.Mount = opUnlink, g.path('f'), g.r.IntN(mountD)
 	case x < 4:
 		o.Kind, o.Path, o.Mode = opMkdir, g.spot(), g.dirMode()
 	case x < 5:
@@ -231,9 +231,9 @@ func (g *maker) onHandle(o *op) {
 		o.Kind, o.N = opPread, o.N+1
 	case x < 18:
 		o.Kind, o.N = opPwrite, max(o.N, 1)
-	case x < 23:
+	case x < 22:
 		o.Kind, o.N = opWrite, max(min(o.N, maxSize-max(size, h.pos)), 1)
-	case x < 25:
+	case x < 24:
 		o.Kind = opFtruncate
 	case x < 26:
 		o.Kind, o.Flags = opFsync, g.r.IntN(2)

@@ -45,16 +45,15 @@ func shrink(x *run, seed uint64, sort string) {
 		return nil
 	}
 	ops := slices.Clone(x.ops)
-	last := fails(ops)
-	if last == nil {
-		r.t.Log("replaying the whole history does not show it again")
-		return
-	}
-	for n := 16; n < len(ops); n *= 4 { // a short end may be enough
-		if err := fails(ops[len(ops)-n:]); err != nil {
-			ops, last = ops[len(ops)-n:], err
-			break
+	var last error
+	for n := 16; last == nil && n/4 < len(ops); n *= 4 { // a short end may be enough
+		if last = fails(ops[max(len(ops)-n, 0):]); last != nil {
+			ops = ops[max(len(ops)-n, 0):]
 		}
+	}
+	if last == nil {
+		r.t.Log("replaying the history does not show it again")
+		return
 	}
 	for size := len(ops) / 2; size > 0; {
 		cut := false
