@@ -185,7 +185,6 @@ type checker struct {
 	inodes map[meta.Ino]*node
 	tombs  map[meta.Ino]bool
 	super  meta.Super
-	uses   map[use]bool      // rows of the key index
 	inline map[inlineID]bool // inline extents that are named; true: by a map, so that they must be there
 	blocks extent.Blocks
 	jobs   []job
@@ -210,11 +209,6 @@ type node struct {
 
 // link is an entry seen from its inode.
 type link struct{ meta.Link }
-
-type use struct {
-	key meta.KeyHash
-	ino meta.Ino
-}
 
 type inlineID struct {
 	ino meta.Ino

@@ -11,7 +11,7 @@ import (
 
 // rows looks at all rows, in one snapshot.
 func (c *checker) rows() error {
-	c.inodes, c.tombs, c.uses = map[meta.Ino]*node{}, map[meta.Ino]bool{}, map[use]bool{}
+	c.inodes, c.tombs = map[meta.Ino]*node{}, map[meta.Ino]bool{}
 	c.inline = map[inlineID]bool{}
 	var err error
 	if c.super, err = c.r.Super(); err != nil {
@@ -22,8 +22,14 @@ func (c *checker) rows() error {
 		what string
 		run  func() error
 	}{
-		{"tombstones", c.scanTombs}, {"inodes", c.scanInodes}, {"entries", c.scanEntries}, {"remembered pieces", c.scanReplaced},
-		{"extent maps", c.scanPieces}, {"inline extents", c.scanInline}, {"attributes", c.scanXattrs}, {"key index", c.scanUses},
+		{"tombstones", c.scanTombs},
+		{"inodes", c.scanInodes},
+		{"entries", c.scanEntries},
+		{"remembered pieces", c.scanReplaced},
+		{"extent maps", c.scanPieces},
+		{"inline extents", c.scanInline},
+		{"attributes", c.scanXattrs},
+		{"key index", c.scanUses},
 	} {
 		if err := c.scan(s.what, s.run()); err != nil {
 			return err

@@ -78,13 +78,10 @@ type inode struct {
 	content []byte // as the next read shows it
 	base    []byte // as it was when it was last sure to be there
 	pending []op   // since then
-	pendAt  []int  // index of the operation for each of pending
 	sure    int    // the operation that base dates from
 	ended   bool   // closed or synced at least once, or its name changed
-	shown   bool   // it was renamed over another file, complete
 	attrs   map[string]string
 	writers int // open handles that write
-	written bool
 }
 
 type handle struct {
@@ -145,7 +142,6 @@ func (m *model) apply(o op) {
 		h.n.ended = true
 		if !h.read {
 			h.n.writers--
-			h.n.written = h.n.writers > 0
 		}
 		if !m.power && !h.read { // what others wrote is theirs to close
 			h.n.settle(o.N)
@@ -174,7 +170,6 @@ func (m *model) rename(o op) {
 		return // two names of one file: nothing happens
 	} else if over != nil && n.writers == 0 {
 		n.settle(o.N) // written, closed, renamed over another: complete wherever the new name is
-		n.shown = true
 	}
 	n.ended = true
 	delete(m.files, o.Path)
@@ -207,7 +202,6 @@ func (m *model) moveDir(from, to string) {
 func (n *inode) change(o op) {
 	n.pending = append(n.pending, o)
 	n.content = changed(n.content, o)
-	n.written = true
 }
 
 // settle makes what was written sure to be there from operation at on.
@@ -241,15 +235,6 @@ func changed(b []byte, o op) []byte {
 		fill(b[o.Off:o.Off+o.Len], o.ID, o.Off)
 	}
 	return b
-}
-
-// versions gives the contents that the file may have had since it was last sure.
-func (n *inode) versions() [][]byte {
-	all := [][]byte{n.base}
-	for _, o := range n.pending {
-		all = append(all, changed(slices.Clone(all[len(all)-1]), o))
-	}
-	return all
 }
 
 // tree is the canonical text of the model's names and attributes.

@@ -154,4 +154,3 @@ func (r *rig) recovered() (n int) {
 	}
 	return n
 }
-

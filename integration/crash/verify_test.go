@@ -10,7 +10,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -303,26 +302,4 @@ func runVerify(t task) error {
 		problems = []string{}
 	}
 	return json.NewEncoder(os.Stdout).Encode(problems)
-}
-
-// history prints what a journal says about a path, for who looks into a failure.
-func history(journal, about string) string {
-	done, underWay, _, died, err := readJournal(journal)
-	if err != nil {
-		return err.Error()
-	}
-	var b strings.Builder
-	for _, o := range append(done, derefs(underWay)...) {
-		if strings.Contains(o.Path, about) || strings.Contains(o.To, about) {
-			fmt.Fprintf(&b, "%+v\n", o)
-		}
-	}
-	return b.String() + died
-}
-
-func derefs(o *op) []op {
-	if o == nil {
-		return nil
-	}
-	return []op{*o}
 }

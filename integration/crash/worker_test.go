@@ -130,8 +130,24 @@ func (w *worker) draw() (op, bool) {
 		n    int
 		kind string
 	}{
-		{12, opCreate}, {6, opOpen}, {24, opWrite}, {8, opAppend}, {4, opResize}, {3, opTruncate}, {5, opFsync}, {16, opClose}, {9, opRename},
-		{3, opLink}, {5, opUnlink}, {3, opSetattr}, {1, opRemattr}, {3, opRekey}, {8, opRead}, {2, opMkdir}, {1, opRmdir}, {1, opSyncdir},
+		{12, opCreate},
+		{6, opOpen},
+		{24, opWrite},
+		{8, opAppend},
+		{4, opResize},
+		{3, opTruncate},
+		{5, opFsync},
+		{16, opClose},
+		{9, opRename},
+		{3, opLink},
+		{5, opUnlink},
+		{3, opSetattr},
+		{1, opRemattr},
+		{3, opRekey},
+		{8, opRead},
+		{2, opMkdir},
+		{1, opRmdir},
+		{1, opSyncdir},
 	}
 	at := w.rnd.IntN(114)
 	for _, x := range weights {
