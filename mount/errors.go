@@ -34,6 +34,7 @@ var (
 	ErrTooBig       = fs.ErrTooBig
 	ErrFileTooBig   = fs.ErrFileTooBig
 	ErrPermitted    = fs.ErrPermitted
+	ErrQuota        = fs.ErrQuota
 )
 
 // kmsError gives a refusal of the keystore the kind by which it becomes an errno.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -229,6 +230,9 @@ func (s *Session) SetAttr(c Caller, ino Ino, h *Handle, ch Change) (Attr, error)
 		if err != nil {
 			return Attr{}, err
 		}
+		if !c.mayGive(&a, ch) {
+			return Attr{}, fmt.Errorf("a file is given away by root alone: %w", ErrPermitted)
+		}
 		ch.KillPriv = ch.KillPriv || a.Type != Directory && ch.Mode == nil
 	}
 	a, err := s.vol.SetAttr(ino, fs.Change{
@@ -239,6 +243,18 @@ func (s *Session) SetAttr(c Caller, ino Ino, h *Handle, ch Change) (Attr, error)
 	}
 	s.hub.InodeChanged(s, ino, -1, 0)
 	return a, nil
+}
+
+// mayGive reports whether the caller may make owner and group what they shall be: as everywhere, only root gives a file to another user
+// or to a group that is not the caller's own.
+func (c *Caller) mayGive(a *Attr, ch Change) bool {
+	if c.UID == 0 {
+		return true
+	}
+	if ch.UID != nil && *ch.UID != a.UID {
+		return false
+	}
+	return ch.GID == nil || *ch.GID == a.GID || *ch.GID == c.GID || slices.Contains(c.Groups, *ch.GID)
 }
 
 func (s *Session) time(t *int64) *int64 {
@@ -297,8 +313,8 @@ func (s *Session) Access(_ Caller, ino Ino, mask uint32) error {
 	return nil
 }
 
-// StatFS measures the volume.
-func (s *Session) StatFS() (StatFS, error) { return s.vol.StatFS() }
+// StatFS measures the volume as the bucket of an inode may use it.
+func (s *Session) StatFS(ino Ino) (StatFS, error) { return s.vol.StatFSOf(ino) }
 
 // SyncDir makes every name durable that was made, moved or removed before: what fsync of a directory asks for.
 func (s *Session) SyncDir() error { return s.vol.SyncDir() }

@@ -111,7 +111,7 @@ func strictJSON(raw []byte, into any) error {
 
 // plausibleKey keeps out what cannot name a key; whether the key exists is asked when it is used.
 func plausibleKey(key string) bool {
-	if key == "" || len(key) > 2048 {
+	if key == "" || len(key) > 2048 || strings.HasSuffix(key, "alias/") {
 		return false
 	}
 	for i := 0; i < len(key); i++ {

@@ -41,7 +41,8 @@ const (
 // Caller is the process behind a call, for ownership of what it makes and for the audit log.
 type Caller struct {
 	UID, GID, PID uint32
-	Umask         uint32 // of a call that makes something: bits that its mode loses, unless the directory has a default ACL
+	Groups        []uint32 // beside GID, of a call that changes a group
+	Umask         uint32   // of a call that makes something: bits that its mode loses, unless the directory has a default ACL
 }
 
 // Change is what SetAttr changes; nil fields stay.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/kmsfs/kmsfs/fs"
 	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
@@ -401,18 +402,11 @@ func (s *Session) removeOfBucket(t *xattrTarget, name string) error {
 	return s.setBucket(t.ino, set)
 }
 
-// checkQuota reads "bytes=N,inodes=N", of which one may be missing.
+// checkQuota refuses what is not "bytes=N,inodes=N", of which one may be missing.
 func checkQuota(text string) error {
-	seen := map[string]bool{}
-	for part := range strings.SplitSeq(text, ",") {
-		name, value, _ := strings.Cut(part, "=")
-		if name != "bytes" && name != "inodes" || seen[name] {
-			return fmt.Errorf("quota %q: bytes=N,inodes=N: %w", clip(text), ErrInvalid)
-		}
-		if _, err := strconv.ParseUint(value, 10, 63); err != nil {
-			return fmt.Errorf("quota %q: not a number: %w", clip(text), ErrInvalid)
-		}
-		seen[name] = true
+	if text == "" {
+		return fmt.Errorf("an empty quota: remove the attribute instead: %w", ErrInvalid)
 	}
-	return nil
+	_, err := fs.ParseQuota(text)
+	return err
 }

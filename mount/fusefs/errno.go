@@ -34,6 +34,7 @@ var errnos = []struct {
 	{mount.ErrInvalid, syscall.EINVAL},
 	{mount.ErrTooManyLinks, syscall.EMLINK},
 	{mount.ErrNoSpace, syscall.ENOSPC},
+	{mount.ErrQuota, syscall.EDQUOT},
 	{mount.ErrNoAttr, syscall.ENODATA},
 	{mount.ErrTooBig, syscall.E2BIG},
 	{mount.ErrFileTooBig, syscall.EFBIG},

@@ -268,7 +268,7 @@ func (m *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 
 // room reports whether n more bytes have room now.
 func (m *rawFS) room(n uint64) bool {
-	s, err := m.sess.StatFS()
+	s, err := m.sess.StatFS(mount.RootIno) // a quota answers for itself, where the file grows
 	return err != nil || s.Blocks == 0 || n/uint64(s.BlockSize) <= s.BlocksAvail
 }
 

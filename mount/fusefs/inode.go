@@ -192,8 +192,12 @@ func (m *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	ch.Atime = timeOf(in.Valid, fuse.FATTR_ATIME, fuse.FATTR_ATIME_NOW, in.Atime, in.Atimensec)
 	ch.Mtime = timeOf(in.Valid, fuse.FATTR_MTIME, fuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec)
 	ch.KillPriv = in.Valid&fuse.FATTR_KILL_SUIDGID != 0
+	c := caller(&in.InHeader)
+	if ch.GID != nil && c.UID != 0 {
+		c.Groups = groupsOf(c.PID)
+	}
 	m.interest.attrs(mount.Ino(in.NodeId))
-	a, err := m.sess.SetAttr(caller(&in.InHeader), mount.Ino(in.NodeId), h, ch)
+	a, err := m.sess.SetAttr(c, mount.Ino(in.NodeId), h, ch)
 	if err != nil {
 		return m.nodeStatus("setattr", in.NodeId, err)
 	}
@@ -324,9 +328,9 @@ func (m *rawFS) Access(_ <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 	return m.nodeStatus("access", in.NodeId, m.sess.Access(caller(&in.InHeader), mount.Ino(in.NodeId), in.Mask))
 }
 
-// StatFs measures the volume.
+// StatFs measures the volume, as the bucket may use it.
 func (m *rawFS) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	s, err := m.sess.StatFS()
+	s, err := m.sess.StatFS(mount.Ino(in.NodeId))
 	if err != nil {
 		return m.status("statfs", in.NodeId, err)
 	}

@@ -33,6 +33,11 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"acldeny": aclDenyChild,
 		"acloff":  aclOffChild,
 		"temp":    tempChild,
+
+		"ranges": rangesChild,
+		"times":  timesChild,
+		"quota":  quotaChild,
+		"chown":  chownChild,
 	}
 }
 
