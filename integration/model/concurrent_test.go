@@ -118,6 +118,9 @@ func compareEnds(r *rig, results []result) {
 				r.t.Errorf("%s on mount %s: %v %v %s", file, mountNames[m], v.Errno, v.ReadErr, v.Holes)
 				continue
 			}
+			if v.St.Size != v.Len {
+				r.t.Errorf("%s: mount %s says %d bytes and shows %d", file, mountNames[m], v.St.Size, v.Len)
+			}
 			if first == nil {
 				first = v
 				if text := checkEnd(i, v.Data, results); text != "" {

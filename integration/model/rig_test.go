@@ -242,12 +242,29 @@ func (r *rig) end() {
 	if err := r.stop(syscall.SIGTERM); err != nil && !r.t.Failed() {
 		r.t.Error(err)
 	}
+	r.complaints()
 	for m := range mounts {
 		for unix.Unmount(r.mnt(m), unix.MNT_DETACH) == nil { // what is left, also by a dead daemon
 		}
 	}
 	if err := os.RemoveAll(r.dir); err != nil {
 		r.t.Error(err)
+	}
+}
+
+// complaints fails the test if the daemon met what should not be.
+func (r *rig) complaints() {
+	if r.log == nil {
+		return
+	}
+	text, err := os.ReadFile(r.log.Name())
+	if err != nil {
+		return
+	}
+	for _, word := range []string{"level=ERROR", "DATA RACE", "panic:"} {
+		if _, after, found := bytes.Cut(text, []byte(word)); found {
+			r.t.Errorf("the daemon's log: %s%s", word, after[:min(len(after), 4000)])
+		}
 	}
 }
 

@@ -418,9 +418,45 @@ func (w *hand) replaces(r *rand.Rand) error {
 			return fmt.Errorf("rename: %w", err)
 		}
 		w.did("replace")
+		if err := w.touch(r); err != nil {
+			return err
+		}
 		if err := w.readWhole(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// touch changes attributes of files that others write, and looks at them in the ways that let a kernel keep what it saw. What it keeps
+// shows in the end.
+func (w *hand) touch(r *rand.Rand) error {
+	for range 20 {
+		path := filepath.Join(w.dir, logName(r.IntN(logs)))
+		if r.IntN(2) == 0 {
+			path = filepath.Join(w.dir, boxName(r.IntN(boxes)))
+		}
+		var err error
+		switch r.IntN(4) {
+		case 0:
+			err = unix.Fchmodat(unix.AT_FDCWD, path, 0o666, 0)
+		case 1:
+			var st unix.Stat_t
+			err = unix.Stat(path, &st)
+		case 2:
+			if err = unix.Link(path, fmt.Sprintf("%s.%d", path, w.id)); err == nil {
+				err = unix.Unlink(fmt.Sprintf("%s.%d", path, w.id))
+			}
+		default:
+			_, errno := list(w.dir)
+			if errno != 0 {
+				err = errno
+			}
+		}
+		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOENT) { // of another user; not made yet
+			return fmt.Errorf("touch %s: %w", path, err)
+		}
+		w.did("touch")
 	}
 	return nil
 }
