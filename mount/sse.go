@@ -178,7 +178,7 @@ func parseEncryption(text string) (choice, error) {
 	}
 	var conf encryptionConfig
 	if err := strictJSON([]byte(text), &conf); err != nil {
-		return choice{}, fmt.Errorf("encryption configuration: %v: %w", err, ErrInvalid)
+		return choice{}, fmt.Errorf("encryption configuration: %w: %w", err, ErrInvalid)
 	}
 	if len(conf.Rules) != 1 || conf.Rules[0].Apply == nil {
 		return choice{}, fmt.Errorf("encryption configuration: exactly one rule with ApplyServerSideEncryptionByDefault: %w", ErrInvalid)

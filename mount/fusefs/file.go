@@ -156,7 +156,7 @@ func (m *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, p []byte) (uint32, fu
 			return 0, m.nodeStatus("write", in.NodeId, err)
 		}
 		// Pages around the true end may be cached here as well, with what was there before.
-		m.fd.inode(ino, off, off+int64(len(p)))
+		_ = m.fd.inode(ino, off, off+int64(len(p)))
 		return uint32(len(p)), fuse.OK
 	}
 	if in.Offset > 1<<63-1 {

@@ -184,7 +184,7 @@ func holdLockChild(t *testing.T, dirs []string) {
 	f := openRW(t, filepath.Join(dirs[0], "f"))
 	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
 	must(t, rangeLock(f, unix.F_SETLK, unix.F_WRLCK, 0, 0))
-	fmt.Println("\nlocked") //nolint:forbidigo // a child speaks to its parent so
+	fmt.Println("\nlocked")
 	_, _ = os.Stdin.Read(make([]byte, 1))
 }
 

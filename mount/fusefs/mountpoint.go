@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,8 @@ import (
 )
 
 const fsType = "fuse.kmsfs"
+
+var errNoDescriptor = errors.New("no descriptor received")
 
 // attach opens a FUSE connection and mounts it on a directory. It returns the descriptor and the directory's absolute path.
 func attach(dir string, o Options) (fd int, abs string, err error) {
@@ -139,7 +142,7 @@ func attachByHelper(dir string, o Options) (int, error) {
 	defer local.Close()
 	defer remote.Close()
 	var stderr strings.Builder
-	cmd := exec.Command(bin, "-o", strings.Join(helperOptions(o), ","), "--", dir)
+	cmd := exec.CommandContext(context.Background(), bin, "-o", strings.Join(helperOptions(o), ","), "--", dir)
 	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
 	cmd.ExtraFiles = []*os.File{remote}
 	cmd.Stderr = &stderr
@@ -210,11 +213,11 @@ func receive(f *os.File) (int, error) {
 	}
 	msgs, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil || len(msgs) != 1 {
-		return -1, fmt.Errorf("fusermount: no descriptor: %v", err)
+		return -1, fmt.Errorf("fusermount: %w", errors.Join(errNoDescriptor, err))
 	}
 	fds, err := unix.ParseUnixRights(&msgs[0])
 	if err != nil || len(fds) != 1 {
-		return -1, fmt.Errorf("fusermount: no descriptor: %v", err)
+		return -1, fmt.Errorf("fusermount: %w", errors.Join(errNoDescriptor, err))
 	}
 	unix.CloseOnExec(fds[0])
 	return fds[0], nil
@@ -233,7 +236,7 @@ func unmount(dir string, flags int) error {
 	if flags&unix.MNT_DETACH != 0 {
 		args = append(args, "-z")
 	}
-	out, err := exec.Command(bin, append(args, "--", dir)...).CombinedOutput()
+	out, err := exec.CommandContext(context.Background(), bin, append(args, "--", dir)...).CombinedOutput()
 	if err == nil {
 		return nil
 	}

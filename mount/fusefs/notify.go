@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"sync"
 	"syscall"
@@ -123,7 +124,7 @@ func (n *notifier) evict(shard int, keys []entryKey) {
 	go func() {
 		at := n.interest.now()
 		for _, k := range keys {
-			n.fd.entry(k.parent, k.name, n.expire)
+			_ = n.fd.entry(k.parent, k.name, n.expire) // what it does not know it need not forget
 		}
 		n.interest.evicted(shard, keys, at)
 	}()
@@ -319,7 +320,7 @@ func (n *notifier) send(k entryKey, r *round) {
 		t := time.NewTimer(time.Duration(max(settle-since, settle/4)))
 		<-t.C
 	}
-	time.AfterFunc(time.Duration(straggle), func() { n.tell(k, r) })
+	time.AfterFunc(time.Duration(straggle), func() { _ = n.tell(k, r) })
 }
 
 // tell sends one notification.
@@ -367,12 +368,9 @@ func (d *device) write(msg []byte) syscall.Errno {
 	}
 	for {
 		_, err := unix.Write(d.fd, msg)
-		switch e, _ := err.(syscall.Errno); {
-		case err == nil:
-			return 0
-		case e == syscall.EINTR:
-		default:
-			return e
+		var errno syscall.Errno
+		if err == nil || errors.As(err, &errno) && errno != syscall.EINTR {
+			return errno
 		}
 	}
 }

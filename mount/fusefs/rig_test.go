@@ -148,9 +148,6 @@ const (
 	childTime = 120 * time.Second
 )
 
-// children are the bodies that run in processes of their own, by name.
-var children = map[string]func(t *testing.T, dirs []string){}
-
 // TestChild is the door of those processes.
 func TestChild(t *testing.T) {
 	name := os.Getenv(childEnv)

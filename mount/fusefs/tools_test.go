@@ -5,7 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -18,7 +18,9 @@ func TestTools(t *testing.T) {
 	w.user("alice", "AmazonS3FullAccess")
 	w.bucket("bucket")
 	a, b := w.mount("admin", Options{}), w.mount("alice", Options{DefaultPermissions: true})
-	src := filepath.Join(runtime.GOROOT(), "src", "crypto")
+	root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+	w.ok(err)
+	src := filepath.Join(strings.TrimSpace(string(root)), "src", "crypto")
 	inChild(t, "tools", filepath.Join(a, "bucket"), filepath.Join(b, "bucket"), src)
 }
 
