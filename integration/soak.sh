@@ -135,6 +135,7 @@ while [ "$SECONDS" -lt "$end" ]; do
     bucket=$([ "$w" -le 2 ] && echo plain || echo sealed)
     works /usr/bin/python3 "$T/verify.py" "$T/m1/$bucket/$round" "$T/journal-$round-$w"
   done
+  works kmsfs fsck --data
   [ $((round % 5)) -ne 0 ] || works rm -rf "$T/m1/plain/$round" "$T/m1/sealed/$round"
   [ "$failures" -eq 0 ] || break
 done

@@ -148,6 +148,9 @@ intact() {
 }
 share intact
 works intact
+works kmsfs fsck --data
+works kmsfs gc
+works intact
 note "$(cat "$T"/closed-* | wc -l) files had been closed"
 works rm -r "$T/m/box/crash"
 works kmsfs umount "$T/m"

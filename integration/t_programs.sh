@@ -98,4 +98,5 @@ mount_for admin "$T/m"
 (cd "$w" && find . -type f ! -path './gocache/*' -exec sha256sum {} + | sort) >"$T/after"
 works diff "$T/before" "$T/after"
 prints ok sqlite3 "$w/wal.db" "pragma integrity_check"
+works kmsfs fsck --data
 works git -C "$w/clone" fsck --strict --no-progress
