@@ -9,6 +9,7 @@ import (
 
 	"github.com/kmsfs/kmsfs/crypto/block"
 	"github.com/kmsfs/kmsfs/fs/extent"
+	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
@@ -54,7 +55,7 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 	d, sealing := n.data, n.row.Sealing
 	n.mu.RUnlock()
 	if d == nil {
-		return v.syncIf(o.durable, nil)
+		return v.syncIf(o.durable)
 	}
 	if err := v.loadExtents(n, d); err != nil {
 		return err
@@ -64,8 +65,11 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 		return err
 	}
 	if !any {
+		if o.durable {
+			err = v.syncClean(n, d)
+		}
 		v.settle(n, d)
-		return v.syncIf(o.durable, d)
+		return err
 	}
 	v.appends.begin()
 	defer v.appends.end()
@@ -307,18 +311,38 @@ func (v *Volume) syncExtents(d *fileData, exts []*sealedExtent) error {
 }
 
 // syncIf makes what is committed durable.
-func (v *Volume) syncIf(durable bool, d *fileData) error {
+func (v *Volume) syncIf(durable bool) error {
 	if !durable {
 		return nil
 	}
-	var err error
-	if d != nil {
-		err = v.syncExtents(d, nil)
+	return v.fault("sync", v.db.Sync())
+}
+
+// syncClean makes a file durable of which nothing is dirty.
+func (v *Volume) syncClean(n *inode, d *fileData) error {
+	d.mu.RLock()
+	unsynced := d.unsynced
+	d.mu.RUnlock()
+	if unsynced {
+		if err := v.syncExtents(d, nil); err != nil {
+			return v.fault("sync", err)
+		}
+		n.mu.RLock()
+		row := n.row
+		v.epochMu.RLock()
+		err := v.db.Update(func(t *meta.Tx) error {
+			if row.Nlink == 0 {
+				return nil
+			}
+			return t.Settled(v.closed.Load(), v.epoch, n.ino, row.Size, false)
+		})
+		v.epochMu.RUnlock()
+		n.mu.RUnlock()
+		if err != nil && !errors.Is(err, kv.ErrNoSpace) { // without the mark less can be brought back, should more be lost later
+			return v.fault("sync", err)
+		}
 	}
-	if err == nil {
-		err = v.db.Sync()
-	}
-	return v.fault("sync", err)
+	return v.syncIf(true)
 }
 
 // commitFlush commits a batch that is sealed.
@@ -354,10 +378,16 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		}
 		// Recovery must not fill what it cannot bring back with zeros, so it has to know how short the file has been.
 		least := min(row.Size, b.cut, b.size)
-		if row.Nlink != 0 && (segments && d.touched != epoch || least < row.Size && row.Rows.Count != 0) {
-			if err := t.Touch(epoch, n.ino, least); err != nil {
-				return err
-			}
+		var err error
+		switch {
+		case row.Nlink == 0:
+		case o.durable:
+			err = t.Settled(v.closed.Load(), epoch, n.ino, b.size, segments)
+		case segments && d.touched != epoch || least < row.Size && row.Rows.Count != 0:
+			err = t.Touch(epoch, n.ino, least)
+		}
+		if err != nil {
+			return err
 		}
 		ed.write(t, row, epoch, v.nextSeq, segments)
 		row.Size, row.Mtime, row.Ctime = b.size, mtime, max(row.Ctime, ctime)

@@ -120,6 +120,22 @@ func (e *edit) dead() (out []*meta.Extent) {
 	return out
 }
 
+// live tells the extents that something refers to after the change.
+func (e *edit) live() map[meta.ExtentID]bool {
+	out := map[meta.ExtentID]bool{}
+	for x, n := range e.m.refs {
+		if n+e.delta[x] > 0 {
+			out[x.ID] = true
+		}
+	}
+	for x, d := range e.delta {
+		if e.m.refs[x]+d > 0 {
+			out[x.ID] = true
+		}
+	}
+	return out
+}
+
 // write puts the change into a transaction. What the new pieces cover is remembered until the epoch is closed: to be freed, and, if
 // the new bytes may still be lost with the power (restore), to be put back.
 func (e *edit) write(t *meta.Tx, row *meta.Inode, epoch uint64, seq func() uint64, restore bool) {
@@ -152,7 +168,7 @@ func (e *edit) write(t *meta.Tx, row *meta.Inode, epoch uint64, seq func() uint6
 	}
 }
 
-// apply makes the change the map's state, once it is committed.
+// apply makes the change the map's state, once it is committed. It uses up the old map and the edit.
 func (e *edit) apply() *extentMap {
 	m := &extentMap{pieces: e.pieces, refs: e.m.refs, inline: e.m.inline}
 	for x, d := range e.delta {

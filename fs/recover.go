@@ -127,13 +127,11 @@ func (v *Volume) recoverFile(ino Ino, sizeBefore, closed uint64) error {
 	if size < row.Size {
 		p.ed.cover(size, endOfFile)
 	}
-	live := p.ed.apply().refs
+	live := p.ed.live()
 	return v.commitRepair(p, size, func(t *meta.Tx) {
 		for k, x := range old {
-			for e := range live {
-				if e.ID == x.Piece.Extent.ID {
-					t.DeleteReplaced(k[0], k[1], ino)
-				}
+			if live[x.Piece.Extent.ID] {
+				t.DeleteReplaced(k[0], k[1], ino)
 			}
 		}
 	})

@@ -68,6 +68,26 @@ func (t *Tx) SweepTomb(ino Ino, limit int, extent func(*Extent)) (done bool, err
 // DeleteReplaced removes a remembered piece, once its extent is freed.
 func (t *Tx) DeleteReplaced(epoch, seq uint64, ino Ino) { t.t.Delete(replacedKey(epoch, ino, seq)) }
 
+// Settled records, for an inode that was touched in an epoch that is not closed, that all of its extents are durable now and that it
+// has this size: what is lost later is lost from here on. If touch is not set, an inode without a mark gets none.
+func (t *Tx) Settled(closed, epoch uint64, ino Ino, size uint64, touch bool) error {
+	for e := closed + 1; e <= epoch; e++ {
+		switch _, err := t.get(touchedKey(e, ino)); {
+		case err == nil:
+			touch = true
+			t.t.Delete(touchedKey(e, ino))
+		case !errors.Is(err, ErrNotFound):
+			return err
+		}
+	}
+	if touch {
+		e := newEnc(12)
+		e.u(size)
+		t.t.Set(touchedKey(epoch, ino), e.b)
+	}
+	return nil
+}
+
 // CloseEpoch records that everything of an epoch is durable and drops the marks of inodes touched in it, as many as one transaction
 // takes: those of closed epochs mean nothing, and the rest goes the next time. It deletes something in any case, if only a mark that is
 // not there, because closing an epoch makes space: on a full disk the store takes it for that reason alone.
