@@ -191,7 +191,7 @@ works kmsfs key enable alias/my-key
 works as alice cat "$T/alice2/pay/f"
 
 story "F48-F50: copies, archives, links"
-can alice "cp -a pay/n3 pub/copied"
+can alice "cp -a pay/f pub/copied"
 prints AES256 attr user.s3.sse "$T/admin/pub/copied"
 can alice "ln pay/f pay/l && cat pay/l"
 cannot ro "ln pay/f pay/l2"
