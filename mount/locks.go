@@ -47,7 +47,7 @@ type Lock struct {
 
 // Limits of one session, so that nobody fills the memory of all.
 const (
-	maxLocks       = 1 << 16
+	maxLocks       = 1 << 13
 	maxLockWaiters = 1 << 10
 )
 
@@ -111,8 +111,11 @@ func (f *fileLocks) conflict(w *held) *held {
 // put makes the range of its owner what w says, whatever it was before; t.mu is held.
 func (t *lockTable) put(f *fileLocks, w *held) {
 	before := len(f.locks)
-	out := make([]held, 0, before+2)
-	for _, l := range f.locks {
+	out, cut := f.locks, f.locks[:0]
+	if slices.ContainsFunc(f.locks, func(l held) bool { return l.lockOwner == w.lockOwner && l.overlaps(w.start, w.end) }) {
+		out, cut = make([]held, 0, before+2), f.locks
+	}
+	for _, l := range cut {
 		if l.lockOwner != w.lockOwner || !l.overlaps(w.start, w.end) {
 			out = append(out, l)
 			continue

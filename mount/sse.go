@@ -84,6 +84,12 @@ func parseSSE(text string) (choice, error) {
 	return c, nil
 }
 
+// CheckSSE refuses what is not in the short grammar of encryptions, as the mount option sse= takes it.
+func CheckSSE(text string) error {
+	_, err := parseSSE(text)
+	return err
+}
+
 // parseContext reads base64 of a JSON object of strings.
 func parseContext(text string) (crypto.Context, error) {
 	raw, err := base64.StdEncoding.DecodeString(text)

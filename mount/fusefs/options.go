@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kmsfs/kmsfs/mount"
 )
 
 // Options say how to mount. The zero value mounts for root.
@@ -90,6 +92,11 @@ func ParseOptions(text string, privileged bool) (Options, error) {
 	}
 	if bucketKey {
 		sse += ";bucket-key=true"
+	}
+	if sse != "" {
+		if err := mount.CheckSSE(sse); err != nil {
+			return Options{}, fmt.Errorf("option sse: %w", err)
+		}
 	}
 	o.SSE = sse
 	return o, nil

@@ -1,0 +1,136 @@
+package mount
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+)
+
+// lockRig is a lock table with sessions that have nothing but that.
+func lockRig(n int) (*Hub, []*Session) {
+	hub := &Hub{}
+	hub.locks.init()
+	var all []*Session
+	for range n {
+		all = append(all, &Session{hub: hub, ended: make(chan struct{})})
+	}
+	return hub, all
+}
+
+// TestLockTable compares the table with one that remembers for each byte who has it locked how.
+func TestLockTable(t *testing.T) {
+	const size, owners = 24, 6
+	hub, sessions := lockRig(2)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var handles []*Handle
+	for i := range owners { // two owners share a handle, as after fork
+		handles = append(handles, &Handle{s: sessions[i%2], ino: 7})
+	}
+	var model [owners][size]LockMode
+	for range 20000 {
+		who := rnd.IntN(owners)
+		start := rnd.IntN(size)
+		end := start + rnd.IntN(size-start)
+		l := Lock{Mode: LockMode(rnd.IntN(3)), Owner: uint64(who / 2), Start: uint64(start), End: uint64(end)}
+		free := true
+		for o := range owners {
+			for at := start; o != who && l.Mode != Unlock && at <= end; at++ {
+				m := model[o][at]
+				free = free && m != LockWrite && (m == Unlock || l.Mode == LockRead)
+			}
+		}
+		if l.Mode != Unlock {
+			if _, found, err := handles[who].GetLock(l); err != nil || found == free {
+				t.Fatalf("getlk %+v: found %v, free %v, %v", l, found, free, err)
+			}
+		}
+		err := handles[who].SetLock(nil, l, false)
+		if free != (err == nil) || !free && !errors.Is(err, ErrLocked) {
+			t.Fatalf("setlk %+v by %d: %v, free %v", l, who, err, free)
+		}
+		for at := start; free && at <= end; at++ {
+			model[who][at] = l.Mode
+		}
+		if rnd.IntN(200) == 0 {
+			who = rnd.IntN(owners)
+			handles[who].UnlockOwner(uint64(who / 2))
+			model[who] = [size]LockMode{}
+		}
+	}
+	for _, h := range handles {
+		h.unlockAll()
+	}
+	if len(hub.locks.files) != 0 || len(hub.locks.held) != 0 {
+		t.Errorf("left: %v %v", hub.locks.files, hub.locks.held)
+	}
+}
+
+// TestLockWaits ends waits in each way there is.
+func TestLockWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub, sessions := lockRig(2)
+		a, b := &Handle{s: sessions[0], ino: 7}, &Handle{s: sessions[1], ino: 7}
+		write := Lock{Mode: LockWrite, Owner: 1, End: LockEnd}
+		wait := func(cancel chan struct{}) chan error {
+			done := make(chan error, 1)
+			go func() { done <- b.SetLock(cancel, write, true) }()
+			synctest.Wait()
+			return done
+		}
+		want := func(what string, done chan error, target error) {
+			t.Helper()
+			if err := <-done; !errors.Is(err, target) {
+				t.Errorf("%s: %v, want %v", what, err, target)
+			}
+		}
+		if err := a.SetLock(nil, write, true); err != nil {
+			t.Fatal(err)
+		}
+		cancel := make(chan struct{})
+		done := wait(cancel)
+		close(cancel)
+		want("cancelled", done, ErrInterrupted)
+		done = wait(nil)
+		a.unlockAll()
+		want("released", done, nil)
+		b.unlockAll()
+		if err := a.SetLock(nil, write, true); err != nil {
+			t.Fatal(err)
+		}
+		done = wait(nil)
+		sessions[0].Leave()
+		want("the other mount goes", done, nil)
+		b.unlockAll()
+		a.s.ended = make(chan struct{})
+		if err := a.SetLock(nil, write, true); err != nil {
+			t.Fatal(err)
+		}
+		done = wait(nil)
+		sessions[1].Leave()
+		want("the own mount goes", done, ErrInterrupted)
+		a.unlockAll()
+		if len(hub.locks.files) != 0 || len(hub.locks.held) != 0 || len(hub.locks.waiting) != 0 {
+			t.Errorf("left: %v %v %v", hub.locks.files, hub.locks.held, hub.locks.waiting)
+		}
+	})
+}
+
+func TestLockLimits(t *testing.T) {
+	_, sessions := lockRig(1)
+	h := &Handle{s: sessions[0], ino: 7}
+	for i := range uint64(maxLocks) {
+		if err := h.SetLock(nil, Lock{Mode: LockRead, Start: 2 * i, End: 2 * i}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.SetLock(nil, Lock{Mode: LockRead, Start: 1 << 40, End: LockEnd}, false); !errors.Is(err, ErrNoLocks) {
+		t.Errorf("one too many: %v", err)
+	}
+	for _, bad := range []Lock{{Start: 2, End: 1}, {End: LockEnd + 1}, {Mode: 3}, {Kind: lockKinds}} {
+		if err := h.SetLock(nil, bad, false); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	h.unlockAll()
+}
