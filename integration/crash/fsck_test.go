@@ -3,7 +3,12 @@ package crash
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // report is what the rounds want to know of fsck's report.
@@ -53,4 +58,78 @@ func (r *rig) finish() {
 	if rep := r.fsck("at the end"); rep.Space.Unreferenced != 0 {
 		r.t.Errorf("after gc %d of %d bytes are referred to by nothing", rep.Space.Unreferenced, rep.Space.Stored)
 	}
+}
+
+// TestFsckCommand finds a flipped byte, says so by its exit status, and repairs nothing under mounts.
+func TestFsckCommand(t *testing.T) {
+	needs(t)
+	r := newRig(t, "")
+	r.start()
+	rd := r.begin(6, false) // large files
+	rd.moment()
+	r.kill()
+	r.ended(rd)
+	r.unmounted()
+	r.start()
+	if _, err := r.command("fsck", "--repair"); status(err) != 1 {
+		r.fatal("fsck --repair under mounts: ", err)
+	}
+	r.fsck("online")
+	r.finish()
+
+	name, at := r.anExtent()
+	flip := func() {
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		b := make([]byte, 1)
+		if _, err := f.ReadAt(b, at); err != nil {
+			t.Fatal(err)
+		}
+		b[0] ^= 1
+		if _, err := f.WriteAt(b, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flip()
+	r.run("fsck") // looks at rows alone
+	out, err := r.command("--json", "fsck", "--data")
+	var rep report
+	if jsonErr := json.Unmarshal([]byte(out), &rep); jsonErr != nil || status(err) != 5 || rep.Counts["bad-data"] != 1 {
+		r.fatal("a flipped byte: ", err, jsonErr, rep)
+	}
+	flip()
+	r.fsck("mended")
+}
+
+// anExtent gives a place in a segment where there is content.
+func (r *rig) anExtent() (name string, at int64) {
+	r.t.Helper()
+	all, err := filepath.Glob(filepath.Join(r.store, "segments", "*.seg"))
+	if err != nil || len(all) == 0 {
+		r.fatal("no segments: ", err)
+	}
+	for _, name := range all {
+		f, err := os.Open(name)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		at, err := unix.Seek(int(f.Fd()), 4096, unix.SEEK_DATA)
+		_ = f.Close()
+		if err == nil {
+			return name, at + 100
+		}
+	}
+	r.fatal("no content in the segments")
+	return "", 0
+}
+
+func status(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
 }
