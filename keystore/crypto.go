@@ -150,7 +150,11 @@ func (s *Service) wrap(k *key, ctx crypto.Context, plaintext []byte) (crypto.Wra
 		return nil, s.goneError(k)
 	}
 	snap := k.snapshot()
-	return wrap.Wrap(snap.material(), wrap.Header{Key: k.id, Material: snap.current}, k.arn, ctx, plaintext)
+	material := snap.material()
+	if material == nil { // imported, and taken away since the state was checked
+		return nil, refuse(CodeInvalidState, "%s is pending import.", k.arn)
+	}
+	return wrap.Wrap(material, wrap.Header{Key: k.id, Material: snap.current}, k.arn, ctx, plaintext)
 }
 
 // unwrap opens a blob with the material it names.

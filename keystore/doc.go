@@ -34,5 +34,5 @@
 // # What it is not
 //
 // Not the store of principals (callers arrive as a policy.Identity), not the evaluator (package policy), not the wire
-// protocol. Asymmetric, HMAC and multi-Region keys, custom key stores and imported material answer UnsupportedOperationException.
+// protocol. Asymmetric, HMAC and multi-Region keys, and custom key stores answer UnsupportedOperationException.
 package keystore

@@ -88,10 +88,12 @@ type Metadata struct {
 	State             State
 	Enabled           bool // exactly when State is Enabled
 	Manager           Manager
-	Origin            string    // AWS_KMS
-	CurrentMaterialID string    // 64 hex digits
+	Origin            string    // AWS_KMS, EXTERNAL
+	CurrentMaterialID string    // 64 hex digits; "" before the first import
 	DeletionDate      time.Time // zero unless State is PendingDeletion
 	PendingWindowDays int       // 0 unless State is PendingDeletion
+	ExpirationModel   string    // of imported material that is there; "" otherwise
+	ValidTo           time.Time // zero unless imported material expires
 	Aliases           []string
 }
 
@@ -99,8 +101,16 @@ func (s *Service) metadata(k *key, snap *snapshot) Metadata {
 	r := snap.rec
 	m := Metadata{
 		KeyID: r.ID, ARN: k.arn, Account: s.account, Description: r.Description, Created: r.Created, State: r.State,
-		Enabled: r.State == Enabled, Manager: r.Manager, Origin: r.Origin, CurrentMaterialID: snap.current.String(),
-		Aliases: slices.Clone(snap.aliases),
+		Enabled: r.State == Enabled, Manager: r.Manager, Origin: r.Origin, Aliases: slices.Clone(snap.aliases),
+	}
+	if len(r.Materials) > 0 {
+		m.CurrentMaterialID = r.current().ID
+		if r.Origin == originExternal && r.current().Wrapped != nil {
+			m.ExpirationModel, m.ValidTo = doesNotExpire, r.Expires
+			if !r.Expires.IsZero() {
+				m.ExpirationModel = expires
+			}
+		}
 	}
 	if r.State == PendingDeletion {
 		m.DeletionDate, m.PendingWindowDays = r.DeleteAt, r.Window
@@ -117,12 +127,12 @@ type CreateKeyInput struct {
 	Alias         string   // "alias/…", made together with the key
 	BypassLockout bool     // skip the check that the caller can change the policy again
 	Tags          []Tag
-	// For callers of the wire protocol; empty or the only supported value.
+	// For callers of the wire protocol; empty or a supported value.
 	KeyUsage, KeySpec, Origin string
 	MultiRegion               bool
 }
 
-// CreateKey makes a key, Enabled, with one material.
+// CreateKey makes a key, Enabled, with one material; one of origin EXTERNAL is PendingImport and has none.
 func (s *Service) CreateKey(c *Call, in CreateKeyInput) (Metadata, error) {
 	t := s.begin(c, opCreateKey, audit.Parameters{
 		Description: in.Description, Policy: string(in.Policy), BypassPolicyLockoutSafetyCheck: in.BypassLockout, Tags: auditTags(in.Tags),
@@ -159,7 +169,11 @@ func (s *Service) createKey(t *trail, in CreateKeyInput) (*key, error) {
 	keys := policy.MapKeys{}
 	keys.Add("kms:KeySpec", Spec)
 	keys.Add("kms:KeyUsage", Usage)
-	keys.Add("kms:KeyOrigin", originAWS)
+	origin, state := originAWS, Enabled
+	if in.Origin == originExternal {
+		origin, state = originExternal, PendingImport
+	}
+	keys.Add("kms:KeyOrigin", origin)
 	keys.Add("kms:MultiRegion", "false")
 	keys.Add("kms:BypassPolicyLockoutSafetyCheck", boolText(in.BypassLockout))
 	addRequestTags(keys, in.Tags)
@@ -177,8 +191,8 @@ func (s *Service) createKey(t *trail, in CreateKeyInput) (*key, error) {
 		return nil, err
 	}
 	r := &record{
-		Format: recordFormat, ID: id.String(), Manager: CustomerManager, Origin: originAWS, Description: in.Description,
-		Created: t.now, State: Enabled, Policy: string(doc.Text()), Tags: slices.Clone(in.Tags),
+		Format: recordFormat, ID: id.String(), Manager: CustomerManager, Origin: origin, Description: in.Description,
+		Created: t.now, State: state, Policy: string(doc.Text()), Tags: slices.Clone(in.Tags),
 	}
 	if in.Alias != "" {
 		if err := s.mayAlias(t, in.Alias, s.keyARN(id), doc); err != nil {
@@ -197,8 +211,8 @@ func checkNewKey(in CreateKeyInput) error {
 			"Member must have length less than or equal to %d", maxDescription)
 	case in.Policy != nil && len(in.Admins)+len(in.Users) > 0:
 		return refuse(CodeValidation, "a policy and a list of administrators or users exclude each other")
-	case !only(in.KeyUsage, Usage) || !only(in.KeySpec, Spec) || !only(in.Origin, originAWS) || in.MultiRegion:
-		return refuse(CodeUnsupportedOperation, "Only keys with usage %s, spec %s and origin %s are supported.", Usage, Spec, originAWS)
+	case !only(in.KeyUsage, Usage) || !only(in.KeySpec, Spec) || !only(in.Origin, originAWS) && in.Origin != originExternal || in.MultiRegion:
+		return refuse(CodeUnsupportedOperation, "Only keys with usage %s, spec %s and origin %s or %s are supported.", Usage, Spec, originAWS, originExternal)
 	}
 	if in.Alias != "" {
 		if err := checkNewAlias(in.Alias); err != nil {
@@ -217,8 +231,10 @@ func (s *Service) addKey(id keyID, r *record, doc *policy.Document, aliasName st
 	r.Slot = slot
 	k := &key{id: id, arn: s.keyARN(id), hidden: r.Manager == storeManager, alive: true}
 	snap := &snapshot{rec: r, policy: doc, materials: map[materialID]*crypto.DataKey{}}
-	if err := s.addMaterial(k, snap, "", now); err != nil {
-		return nil, internal(err)
+	if r.Origin != originExternal {
+		if err := s.addMaterial(k, snap, "", now); err != nil {
+			return nil, internal(err)
+		}
 	}
 	err = s.commit(func(tx *ledger.Tx) error {
 		tx.Put(kindKey, r.ID, encode(r))

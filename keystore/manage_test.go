@@ -32,7 +32,7 @@ func TestCreateKey(t *testing.T) {
 	wants(t, second(w.CreateKey(as(t, "bob", "s3full"), CreateKeyInput{})), CodeAccessDenied, "*")
 	wants(t, second(w.CreateKey(w.admin(), CreateKeyInput{Alias: "alias/my-key"})), CodeAlreadyExists, "*")
 	wants(t, second(w.CreateKey(w.admin(), CreateKeyInput{KeySpec: "RSA_2048"})), CodeUnsupportedOperation, "*")
-	wants(t, second(w.CreateKey(w.admin(), CreateKeyInput{Origin: "EXTERNAL"})), CodeUnsupportedOperation, "*")
+	wants(t, second(w.CreateKey(w.admin(), CreateKeyInput{Origin: "AWS_CLOUDHSM"})), CodeUnsupportedOperation, "*")
 	wants(t, second(w.CreateKey(w.admin(), CreateKeyInput{Description: strings.Repeat("x", 8193)})), CodeValidation, "*")
 	wants(t, second(w.CreateKey(w.admin(), CreateKeyInput{Tags: []Tag{{"aws:x", ""}}})), CodeTag, "Tags beginning with aws: are reserved")
 	wants(t, second(w.CreateKey(w.admin(), CreateKeyInput{Tags: []Tag{{"x", ""}, {"x", ""}}})), CodeTag, "Duplicate tag keys")

@@ -38,6 +38,7 @@ type record struct {
 	Slot        uint32           `json:"slot"` // in the shred file
 	Materials   []materialRecord `json:"materials"`
 	Rotation    rotation         `json:"rotation,omitzero"`
+	Expires     time.Time        `json:"expires,omitzero"` // of imported material
 	Tags        []Tag            `json:"tags,omitempty"`
 }
 
@@ -45,7 +46,8 @@ type materialRecord struct {
 	ID      string    `json:"id"`
 	Wrapped []byte    `json:"wrapped"`
 	Created time.Time `json:"created"`
-	Type    string    `json:"type,omitempty"` // "" for the first, AUTOMATIC, ON_DEMAND
+	Type    string    `json:"type,omitempty"`  // "" for the first, AUTOMATIC, ON_DEMAND
+	Check   []byte    `json:"check,omitempty"` // of imported material, whose Wrapped is null while it is gone
 }
 
 // rotation is the automatic schedule.
@@ -126,6 +128,8 @@ func (r *record) due() time.Time {
 	switch {
 	case r.State == PendingDeletion:
 		return r.DeleteAt
+	case r.Origin == originExternal:
+		return r.Expires
 	case r.State == Enabled && r.Rotation.Enabled:
 		return r.Rotation.Next
 	default:
@@ -199,7 +203,7 @@ func (s *Service) loadKey(id string, doc []byte) error {
 		return fmt.Errorf("keystore: key %s: %w", id, err)
 	}
 	kid, ok := parseKeyID(id)
-	if !ok || r.ID != id || len(r.Materials) == 0 || !r.State.known() || !r.Manager.known() {
+	if !ok || r.ID != id || len(r.Materials) == 0 && r.Origin != originExternal || !r.State.known() || !r.Manager.known() {
 		return fmt.Errorf("%w: key %s", ErrCorrupt, id)
 	}
 	doc2, err := policy.Parse(policy.KeyPolicy, []byte(r.Policy))
@@ -219,6 +223,10 @@ func (s *Service) loadKey(id string, doc []byte) error {
 		mid, err := parseMaterialID(m.ID)
 		if err != nil {
 			return fmt.Errorf("keystore: key %s: %w", id, err)
+		}
+		if m.Wrapped == nil && r.Origin == originExternal && r.State != Enabled && r.State != Disabled {
+			snap.current = mid
+			continue
 		}
 		material, err := openMaterial(wrapping, kid, mid, m.Wrapped)
 		if err != nil {

@@ -87,6 +87,9 @@ func (s *Service) GetKeyRotationStatus(c *Call, ref string) (RotationStatus, err
 // RotateKeyOnDemand gives a key new material now; it does not move the schedule. At most 25 times for a key.
 func (s *Service) RotateKeyOnDemand(c *Call, ref string) error {
 	return s.change(c, opRotateKeyOnDemand, ref, audit.Parameters{KeyID: ref}, nil, func(ch *changing) error {
+		if ch.rec.Origin == originExternal {
+			return refuse(CodeInvalidState, "No available key material pending rotation for the key: %s.", ch.k.arn)
+		}
 		n := 0
 		for _, m := range ch.rec.Materials {
 			if m.Type == onDemand {

@@ -35,6 +35,12 @@ func (s *Service) settled(k *key) *snapshot {
 	if !snap.deleted() && snap.rec.State == PendingDeletion && !snap.rec.DeleteAt.After(now) {
 		return &snapshot{policy: snap.policy}
 	}
+	if !snap.deleted() && snap.rec.State != PendingDeletion && snap.rec.overdue(now) {
+		late := *snap
+		late.rec = snap.rec.clone()
+		late.rec.State = PendingImport
+		return &late
+	}
 	return snap
 }
 
@@ -53,6 +59,8 @@ func (s *Service) settle(k *key, now time.Time) error {
 		return nil
 	case snap.rec.State == PendingDeletion:
 		return s.remove(k, snap, now)
+	case snap.rec.Origin == originExternal:
+		return s.expire(k, snap, now)
 	}
 	ch := s.changing(nil, k, snap)
 	r := &ch.rec.Rotation

@@ -11,7 +11,8 @@ import (
 // State is a key's state.
 type State string
 
-// The states. PendingImport and Unavailable belong to kinds of keys that cannot be made yet; the table knows them.
+// The states. PendingImport is that of a key without its imported material. Unavailable belongs to kinds of keys that cannot be
+// made; the table knows it.
 const (
 	Enabled         State = "Enabled"
 	Disabled        State = "Disabled"
@@ -73,6 +74,9 @@ func (t *states) verdict(s State) verdict {
 
 // checkState says whether an operation works on a key in its present state.
 func checkState(op *operation, arn string, r *record) error {
+	if r.Origin == originExternal && (op.states == forSchedule || op.states == forStatus) {
+		return refuse(CodeUnsupportedOperation, "%s origin is %s which is not valid for this operation.", arn, r.Origin)
+	}
 	switch op.states.verdict(r.State) {
 	case works:
 		return nil
@@ -148,6 +152,9 @@ func (s *Service) ScheduleKeyDeletion(c *Call, ref string, days int) (time.Time,
 func (s *Service) CancelKeyDeletion(c *Call, ref string) error {
 	return s.change(c, opCancelKeyDeletion, ref, audit.Parameters{KeyID: ref}, nil, func(ch *changing) error {
 		ch.rec.State, ch.rec.DeleteAt, ch.rec.Window = Disabled, time.Time{}, 0
+		if ch.rec.Origin == originExternal && (len(ch.rec.Materials) == 0 || ch.rec.current().Wrapped == nil) {
+			ch.rec.State = PendingImport
+		}
 		return nil
 	})
 }

@@ -19,8 +19,9 @@ func (w *world) put(arn string, st State) {
 	if st == PendingDeletion {
 		ch.rec.DeleteAt, ch.rec.Window = w.clock.Now().Add(7*day), 7
 	}
+	ch.rec.Origin = originAWS
 	if st == PendingImport {
-		ch.rec.Origin = "EXTERNAL"
+		ch.rec.Origin = originExternal
 	}
 	must(w.t, ch.commit())
 }

@@ -28,8 +28,9 @@
 //
 // # Differences from AWS
 //
-// Symmetric keys only: operations on other kinds of keys, custom key stores and
-// imported key material answer UnsupportedOperationException. Query-string
+// Symmetric keys only: operations on other kinds of keys and custom key stores
+// answer UnsupportedOperationException. Imported material cannot be rotated, and is
+// wrapped by RSAES_OAEP. Query-string
 // (presigned) signatures and session tokens are refused. Grants are in force at
 // once, so grant tokens are verified and change nothing. On-demand rotations are
 // done when the answer arrives.

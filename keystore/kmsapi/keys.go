@@ -58,7 +58,16 @@ func metadata(m keystore.Metadata) out {
 		"AWSAccountId": m.Account, "KeyId": m.KeyID, "Arn": m.ARN, "CreationDate": epoch(m.Created), "Enabled": m.Enabled,
 		"Description": m.Description, "KeyUsage": keystore.Usage, "KeyState": string(m.State), "Origin": m.Origin,
 		"KeyManager": string(m.Manager), "CustomerMasterKeySpec": keystore.Spec, "KeySpec": keystore.Spec,
-		"EncryptionAlgorithms": []string{keystore.Algorithm}, "MultiRegion": false, "CurrentKeyMaterialId": m.CurrentMaterialID,
+		"EncryptionAlgorithms": []string{keystore.Algorithm}, "MultiRegion": false,
+	}
+	if m.CurrentMaterialID != "" {
+		o["CurrentKeyMaterialId"] = m.CurrentMaterialID
+	}
+	if m.ExpirationModel != "" {
+		o["ExpirationModel"] = m.ExpirationModel
+	}
+	if !m.ValidTo.IsZero() {
+		o["ValidTo"] = epoch(m.ValidTo)
 	}
 	if !m.DeletionDate.IsZero() {
 		o["DeletionDate"] = epoch(m.DeletionDate)

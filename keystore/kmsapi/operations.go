@@ -51,6 +51,10 @@ func operations() map[string]operation {
 		"RotateKeyOnDemand":    onKey((*keystore.Service).RotateKeyOnDemand, true),
 		"ListKeyRotations":     (*request).listKeyRotations,
 
+		"GetParametersForImport":    (*request).getParametersForImport,
+		"ImportKeyMaterial":         (*request).importKeyMaterial,
+		"DeleteImportedKeyMaterial": (*request).deleteImportedKeyMaterial,
+
 		"Encrypt":                         (*request).encrypt,
 		"Decrypt":                         (*request).decrypt,
 		"ReEncrypt":                       (*request).reEncrypt,
@@ -65,9 +69,9 @@ func operations() map[string]operation {
 		"RetireGrant":         (*request).retireGrant,
 	}
 	for _, name := range []string{
-		"ConnectCustomKeyStore", "CreateCustomKeyStore", "DeleteCustomKeyStore", "DeleteImportedKeyMaterial", "DeriveSharedSecret",
+		"ConnectCustomKeyStore", "CreateCustomKeyStore", "DeleteCustomKeyStore", "DeriveSharedSecret",
 		"DescribeCustomKeyStores", "DisconnectCustomKeyStore", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext", "GenerateMac",
-		"GetParametersForImport", "GetPublicKey", "ImportKeyMaterial", "ReplicateKey", "Sign", "UpdateCustomKeyStore",
+		"GetPublicKey", "ReplicateKey", "Sign", "UpdateCustomKeyStore",
 		"UpdatePrimaryRegion", "Verify", "VerifyMac",
 	} {
 		table[name] = unsupported
@@ -76,7 +80,7 @@ func operations() map[string]operation {
 }
 
 func unsupported(r *request) (out, error) {
-	return nil, refuse(keystore.CodeUnsupportedOperation, "%s is not supported: keys are symmetric and made here.", r.name)
+	return nil, refuse(keystore.CodeUnsupportedOperation, "%s is not supported: keys are symmetric and kept here.", r.name)
 }
 
 // epoch is an instant as the protocol writes it.

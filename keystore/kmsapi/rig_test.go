@@ -3,7 +3,11 @@ package kmsapi
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"io"
@@ -223,6 +227,27 @@ func (r *rig) newKey(policy string) string {
 	}
 	m := r.do("admin", "CreateKey", in)["KeyMetadata"].(map[string]any)
 	return m["Arn"].(string)
+}
+
+// wrapped is the material of every key that a test imports, for a public key.
+func (r *rig) wrapped(public []byte) []byte {
+	r.t.Helper()
+	key, err := x509.ParsePKIXPublicKey(public)
+	r.ok(err)
+	b, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, key.(*rsa.PublicKey), bytes.Repeat([]byte{7}, 32), nil)
+	r.ok(err)
+	return b
+}
+
+// imports gives a key of origin EXTERNAL its material, for good.
+func (r *rig) imports(key string) {
+	r.t.Helper()
+	p := r.do("admin", "GetParametersForImport", out{"KeyId": key, "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"})
+	public, err := base64.StdEncoding.DecodeString(p["PublicKey"].(string))
+	r.ok(err)
+	r.do("admin", "ImportKeyMaterial", out{
+		"KeyId": key, "ImportToken": p["ImportToken"], "EncryptedKeyMaterial": r.wrapped(public), "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
+	})
 }
 
 func quote(s string) string {

@@ -132,6 +132,54 @@ func TestSDK(t *testing.T) {
 	t.Run("rotation and deletion", func(t *testing.T) { rotation(t, r, key) })
 }
 
+// TestImportedMaterial is the life of a key whose material comes from outside.
+func TestImportedMaterial(t *testing.T) {
+	r := newRig(t)
+	ctx, admin := t.Context(), r.client("admin")
+	made, err := admin.CreateKey(ctx, &kms.CreateKeyInput{Origin: types.OriginTypeExternal})
+	r.ok(err)
+	if m := made.KeyMetadata; m.KeyState != types.KeyStatePendingImport || m.Enabled || m.CurrentKeyMaterialId != nil || m.ExpirationModel != "" {
+		t.Errorf("made: %+v", m)
+	}
+	key := made.KeyMetadata.KeyId
+	p, err := admin.GetParametersForImport(ctx, &kms.GetParametersForImportInput{
+		KeyId: key, WrappingAlgorithm: types.AlgorithmSpecRsaesOaepSha256, WrappingKeySpec: types.WrappingKeySpecRsa4096,
+	})
+	r.ok(err)
+	if !p.ParametersValidTo.Equal(r.clock.Now().Add(24 * time.Hour)) {
+		t.Errorf("valid to %v", p.ParametersValidTo)
+	}
+	until := r.clock.Now().Add(30 * 24 * time.Hour)
+	in := &kms.ImportKeyMaterialInput{
+		KeyId: key, ImportToken: p.ImportToken, EncryptedKeyMaterial: r.wrapped(p.PublicKey), ExpirationModel: types.ExpirationModelTypeKeyMaterialExpires,
+	}
+	if _, err := admin.ImportKeyMaterial(ctx, in); err == nil || !strings.Contains(err.Error(), "ValidationException") {
+		t.Errorf("without a date: %v", err)
+	}
+	in.ValidTo = &until
+	done, err := admin.ImportKeyMaterial(ctx, in)
+	r.ok(err)
+	d, err := admin.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: key})
+	r.ok(err)
+	if m := d.KeyMetadata; m.KeyState != types.KeyStateEnabled || m.ExpirationModel != types.ExpirationModelTypeKeyMaterialExpires || !m.ValidTo.Equal(until) ||
+		aws.ToString(m.CurrentKeyMaterialId) != aws.ToString(done.KeyMaterialId) {
+		t.Errorf("imported: %+v", m)
+	}
+	sealed, err := admin.Encrypt(ctx, &kms.EncryptInput{KeyId: key, Plaintext: []byte("x")})
+	r.ok(err)
+	r.clock.Advance(31 * 24 * time.Hour)
+	if _, err := admin.Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: sealed.CiphertextBlob}); !isError[*types.KMSInvalidStateException](err) {
+		t.Errorf("expired: %v", err)
+	}
+	if _, err := admin.ImportKeyMaterial(ctx, in); !isError[*types.ExpiredImportTokenException](err) && !strings.Contains(fmt.Sprint(err), "ValidTo must be in the future") {
+		t.Errorf("with an old token: %v", err)
+	}
+	r.imports(aws.ToString(key))
+	if o, err := admin.Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: sealed.CiphertextBlob}); err != nil || string(o.Plaintext) != "x" {
+		t.Errorf("imported again: %v", err)
+	}
+}
+
 func grants(t *testing.T, r *rig, key *string) {
 	ctx, admin, bob := t.Context(), r.client("admin"), r.client("bob")
 	in := &kms.CreateGrantInput{
