@@ -179,6 +179,9 @@ func (v *Volume) Link(ino, parent Ino, name string) (Attr, error) {
 	if err := checkName(name); err != nil {
 		return Attr{}, err
 	}
+	if err := v.flushTemp(ino); err != nil {
+		return Attr{}, err
+	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
 	dir, err := v.dir(parent)

@@ -49,6 +49,19 @@ func (v *Volume) MakeTemp(parent Ino, spec New, linkable bool) (Attr, error) {
 	return attrOf(row), nil
 }
 
+// flushTemp commits what was written to a file that is about to get its first name: its closes did not.
+func (v *Volume) flushTemp(ino Ino) error {
+	return v.with(ino, func(n *inode) error {
+		n.mu.RLock()
+		temp := n.linkable
+		n.mu.RUnlock()
+		if !temp {
+			return nil
+		}
+		return v.flush(n, flushOptions{})
+	})
+}
+
 // named takes back in a transaction what MakeTemp did, for a row that just got its first name.
 func (v *Volume) named(t *meta.Tx, row *meta.Inode) error {
 	t.Unbury(row)

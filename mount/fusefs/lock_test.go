@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func rangeLocks(t *testing.T, fa, fb *os.File, set, get int) {
 // waitingLocks hands one lock around between eight waiters on both mounts.
 func waitingLocks(t *testing.T, fa, fb *os.File) {
 	var wg sync.WaitGroup
-	inside := 0 // guarded by the lock under test
+	var inside atomic.Int32
 	for i := range 8 {
 		src := []*os.File{fa, fb}[i%2]
 		wg.Go(func() {
@@ -131,11 +132,10 @@ func waitingLocks(t *testing.T, fa, fb *os.File) {
 				if err != nil {
 					t.Error(err)
 				}
-				inside++
-				if inside != 1 {
-					t.Errorf("%d inside", inside)
+				if n := inside.Add(1); n != 1 {
+					t.Errorf("%d inside", n)
 				}
-				inside--
+				inside.Add(-1)
 				if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
 					t.Error(err)
 				}
