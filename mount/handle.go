@@ -121,9 +121,13 @@ func (h *Handle) WriteAt(p []byte, off int64, killPriv bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	g := h.s.hub.growth(h.ino)
+	g.RLock()
 	n, err := f.WriteAt(p, off)
 	h.mu.RUnlock()
-	h.wrote(off, int64(n), killPriv)
+	t := h.wrote(off, int64(n), killPriv)
+	g.RUnlock()
+	t.done()
 	return n, err
 }
 
@@ -136,22 +140,30 @@ func (h *Handle) Append(p []byte, killPriv bool) (off int64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	g := h.s.hub.growth(h.ino)
+	g.RLock()
 	off, err = f.Append(p)
 	h.mu.RUnlock()
+	var t telling
 	if err == nil {
-		h.wrote(off, int64(len(p)), killPriv)
+		t = h.wrote(off, int64(len(p)), killPriv)
 	}
+	g.RUnlock()
+	t.done()
 	return off, err
 }
 
-func (h *Handle) wrote(off, n int64, killPriv bool) {
+// wrote posts what the other kernels must hear; the caller waits for them.
+func (h *Handle) wrote(off, n int64, killPriv bool) telling {
+	t := h.s.hub.tell(h.s)
 	if n == 0 {
-		return
+		return t
 	}
 	if killPriv {
 		h.s.killPriv(h.ino)
 	}
-	h.s.hub.InodeChanged(h.s, h.ino, off, n)
+	t.inode(h.ino, off, n)
+	return t
 }
 
 // Truncate sets the size.
@@ -191,7 +203,8 @@ func (h *Handle) Punch(off, n int64, killPriv bool) error {
 	err = f.Punch(off, n)
 	h.mu.RUnlock()
 	if err == nil {
-		h.wrote(off, n, killPriv)
+		t := h.wrote(off, n, killPriv)
+		t.done()
 	}
 	return err
 }

@@ -60,8 +60,11 @@ type Hub struct {
 
 	sessions atomic.Pointer[[]*Session]
 	opens    [64]openShard // who writes what
-	locks    lockTable
-	waiting  atomic.Int32 // operations that wait until other kernels have heard
+
+	// growing is held for reading, by inode, from before content changes until the notifications about it are on their way: see Settled.
+	growing [64]sync.RWMutex
+	locks   lockTable
+	waiting atomic.Int32 // operations that wait until other kernels have heard
 
 	wake   chan struct{}
 	closed chan struct{}
@@ -269,6 +272,16 @@ func (h *Hub) writtenElsewhere(ino Ino, s *Session) bool {
 	defer sh.mu.Unlock()
 	w := sh.m[ino]
 	return len(w) > 1 || len(w) == 1 && w[s] == 0
+}
+
+func (h *Hub) growth(ino Ino) *sync.RWMutex { return &h.growing[ino%Ino(len(h.growing))] }
+
+// Settled returns when every change of content that GetAttr may have shown was posted to the notifiers. A kernel that heard of a new
+// size before it drops its last page would show the zeros behind the old end.
+func (s *Session) Settled(ino Ino) {
+	g := s.hub.growth(ino)
+	g.Lock()
+	g.Unlock() //nolint:staticcheck // SA2001: waiting is all that is wanted
 }
 
 // telling collects what the other kernels must hear about one operation. Its zero value tells nobody.

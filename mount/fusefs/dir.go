@@ -115,6 +115,7 @@ func (m *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 			m.Forget(uint64(e.Ino), 1)
 			continue
 		}
+		m.settled(&a)
 		fillEntry(eo, &a)
 	}
 	return fuse.OK

@@ -93,7 +93,20 @@ func (m *rawFS) entry(out *fuse.EntryOut, a *mount.Attr) {
 	if now, err := m.sess.Attr(a.Ino); err == nil {
 		a = &now
 	}
+	m.settled(a)
 	fillEntry(out, a)
+}
+
+// settled is called between reading attributes and answering with them: the kernel must not hear of a size before it has dropped what
+// it cached behind the end of before.
+func (m *rawFS) settled(a *mount.Attr) {
+	if a.Type != mount.Regular {
+		return
+	}
+	if m.interest.caches(a.Ino) {
+		m.sess.Settled(a.Ino)
+	}
+	m.notes.settle(a.Ino)
 }
 
 // Lookup finds a name. That there is none is an answer that the kernel keeps too.
@@ -142,6 +155,7 @@ func (m *rawFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut
 	if err != nil {
 		return m.nodeStatus("getattr", in.NodeId, err)
 	}
+	m.settled(&a)
 	fillAttr(&out.Attr, &a)
 	out.AttrValid = forever
 	return fuse.OK
@@ -153,6 +167,7 @@ func (m *rawFS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) f
 	if err != nil {
 		return m.nodeStatus("statx", in.NodeId, err)
 	}
+	m.settled(&a)
 	out.AttrValid = forever
 	out.Statx = fuse.Statx{
 		Mask: unix.STATX_BASIC_STATS | unix.STATX_BTIME, Blksize: blockSize, Nlink: a.Nlink, Uid: a.UID, Gid: a.GID,
@@ -202,6 +217,7 @@ func (m *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 		return m.nodeStatus("setattr", in.NodeId, err)
 	}
 	// Unlike other answers, the kernel believes this one even if it was notified while the answer was on its way: let it ask again.
+	m.settled(&a)
 	fillAttr(&out.Attr, &a)
 	out.AttrValid = 0
 	return fuse.OK

@@ -122,6 +122,15 @@ func (t *interest) content(ino mount.Ino, off, n int64) {
 	s.mu.Unlock()
 }
 
+// caches reports whether the kernel may have content of an inode.
+func (t *interest) caches(ino mount.Ino) bool {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.inodes[ino]
+	return r.lo < r.hi
+}
+
 // forget takes lookups back.
 func (t *interest) forget(ino mount.Ino, n uint64) {
 	s := t.shard(ino)

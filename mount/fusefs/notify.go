@@ -54,7 +54,8 @@ type job struct {
 type round struct {
 	off, end int64 // content; off < 0: only attributes
 	done     chan struct{}
-	released bool // done is closed
+	released bool          // done is closed
+	sent     chan struct{} // closed when the kernel has it, whoever waits or not
 }
 
 func (r *round) release() {
@@ -139,7 +140,7 @@ func (n *notifier) post(k entryKey, off, end int64) func() {
 	}
 	j := n.job(k)
 	if j.next == nil {
-		j.next = &round{off: off, end: end, done: make(chan struct{})}
+		j.next = &round{off: off, end: end, done: make(chan struct{}), sent: make(chan struct{})}
 		if j.current == nil {
 			n.enqueue(j)
 		}
@@ -226,6 +227,29 @@ func (n *notifier) wait(k entryKey, r *round) {
 	}
 }
 
+// settle waits until the kernel has dropped the content that it was to drop before this call.
+func (n *notifier) settle(ino mount.Ino) {
+	var rounds [2]*round
+	n.mu.Lock()
+	for _, j := range n.jobs[ino] {
+		if j.key.name == "" && !n.closed {
+			rounds = [2]*round{j.current, j.next}
+		}
+	}
+	n.mu.Unlock()
+	for _, r := range rounds {
+		if r == nil {
+			continue
+		}
+		t := time.NewTimer(maxWait)
+		select {
+		case <-r.sent:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
 // begin announces a WRITE (entry false) on an inode or an operation in a directory: who waits for a notification about it waits no more.
 func (n *notifier) begin(ino mount.Ino, entry bool) {
 	n.mu.Lock()
@@ -288,6 +312,7 @@ func (n *notifier) work() {
 		j.current, j.next = r, nil
 		n.mu.Unlock()
 		n.send(j.key, r)
+		close(r.sent)
 		n.mu.Lock()
 		r.release()
 		j.current = nil
