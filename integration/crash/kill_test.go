@@ -123,6 +123,10 @@ func TestKill(t *testing.T) {
 	ops := 0
 	for i := range rounds {
 		rd := r.begin(seed+uint64(i), false)
+		if i%4 == 2 { // both work beside others
+			r.fsck(fmt.Sprint("beside work, seed ", rd.seed))
+			r.run("gc")
+		}
 		rd.moment()
 		r.kill()
 		r.ended(rd)
