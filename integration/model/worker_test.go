@@ -187,8 +187,7 @@ func (w *hand) appends(r *rand.Rand) error {
 }
 
 // cachedTries is how often a log's end is looked at through a handle that the kernel caches, while others append. The kernel drops the
-// size that it asked for if it is told at that very moment that the file has changed again, and takes the size of before for the
-// end; or it hears of the new size before it is told to drop its last page, and shows the zeros behind the old end. Both pass.
+// size that it asked for if it is told at that very moment that the file has changed again, and takes the size of before for the end.
 // A handle that appends is not cached and has no such excuse.
 const cachedTries = 100
 
@@ -210,12 +209,6 @@ func (w *hand) readOn(fd, file, tries int, seen *int64, found *uint32) error {
 		n -= n % recordSize
 		for at := 0; at < n; at += recordSize {
 			b := buf[at : at+recordSize]
-			if isZero(b) && tries > 1 {
-				tries--
-				w.did("read zeros at the end")
-				n = at // the rest again
-				break
-			}
 			if text := checkRecord(b, file, *seen+int64(at)); text != "" {
 				return fmt.Errorf("%s %s", logName(file), text)
 			}
