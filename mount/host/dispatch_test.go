@@ -92,6 +92,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{CmdAuditTail, AuditArgs{Last: 3}, []uint32{uidAuditor}, except(uidAuditor)},
 		{CmdAuditVerify, NoArgs{}, []uint32{uidAuditor}, except(uidAuditor)},
 
+		{CmdFsck, FsckArgs{Data: true, Repair: true}, nil, everyone},
+		{CmdGC, NoArgs{}, nil, everyone},
+
 		{CmdUnlockAdd, UnlockAddArgs{Kind: "key-file", Path: r.dir + "/second.key", Create: true}, nil, everyone},
 		{CmdUnlockRemove, UnlockRemoveArgs{ID: "ffff"}, nil, everyone}, // the owner gets another error: see below
 	}
