@@ -268,7 +268,7 @@ func (t *trail) mayKnow(action, arn string) bool {
 
 // missing turns "does not exist" into a refusal for who may not know.
 func (t *trail) missing(action string, err error) error {
-	e, ok := err.(*Error)
+	e, ok := errors.AsType[*Error](err)
 	if !ok || e.missing == "" || t.mayKnow(action, e.missing) {
 		return err
 	}

@@ -35,9 +35,11 @@ func (f *faultyDisk) Sync() error {
 func TestFailedCommits(t *testing.T) {
 	for _, applied := range []bool{false, true} {
 		for name, change := range map[string]func(w *world, arn string) error{
-			"create":   func(w *world, _ string) error { return second(w.CreateKey(w.admin(), CreateKeyInput{})) },
-			"disable":  func(w *world, arn string) error { return w.DisableKey(w.admin(), arn) },
-			"policy":   func(w *world, arn string) error { return w.PutKeyPolicy(w.admin(), arn, testVectors(w.t).KeyPolicies["direct"], true) },
+			"create":  func(w *world, _ string) error { return second(w.CreateKey(w.admin(), CreateKeyInput{})) },
+			"disable": func(w *world, arn string) error { return w.DisableKey(w.admin(), arn) },
+			"policy": func(w *world, arn string) error {
+				return w.PutKeyPolicy(w.admin(), arn, testVectors(w.t).KeyPolicies["direct"], true)
+			},
 			"alias":    func(w *world, arn string) error { return w.CreateAlias(w.admin(), "alias/new", arn) },
 			"move":     func(w *world, arn string) error { return w.UpdateAlias(w.admin(), "alias/a", w.other) },
 			"unalias":  func(w *world, arn string) error { return w.DeleteAlias(w.admin(), "alias/a") },

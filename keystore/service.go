@@ -110,8 +110,7 @@ func Open(c Config) (*Service, error) {
 		s.principal = func(string) bool { return true }
 	}
 	if err := s.open(c.ShredFile); err != nil {
-		s.wipe()
-		return nil, err
+		return nil, errors.Join(err, s.wipe())
 	}
 	go s.keep()
 	return s, nil

@@ -294,7 +294,7 @@ func (w *walk) accept(name string, rec record) (bool, error) {
 	if !fits || w.record != nil {
 		var err error
 		if line, err = w.r.keys.open(w.logID, rec); err != nil {
-			return false, nil // damaged: the walk says so when it knows how far
+			return false, nil //nolint:nilerr // damaged: the walk says so when it knows how far
 		}
 	}
 	w.alt = nil
