@@ -155,8 +155,8 @@ func (m *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, p []byte) (uint32, fu
 		if err != nil {
 			return 0, m.nodeStatus("write", in.NodeId, err)
 		}
-		// Pages around the true end may be cached here as well, with what was there before.
-		_ = m.fd.inode(ino, off, off+int64(len(p)))
+		// Pages around the true end may be cached here as well, with what was there before, and so from where the kernel believes the end.
+		_ = m.fd.inode(ino, min(off, int64(min(in.Offset, 1<<62))), off+int64(len(p)))
 		return uint32(len(p)), fuse.OK
 	}
 	if in.Offset > 1<<63-1 {
