@@ -18,9 +18,9 @@ var profiles = []struct {
 	ops  int
 }{
 	{"mixed", 300_000, 1200},
-	{"small", 16 << 10, 5000}, // rows only: crosses rotations of the redo log and of tables in memory
+	{"small", 16 << 10, 5000},
 	{"large", 3 << 20, 300},
-	{"tiny", 500, 3000},
+	{"rows", 500, 3000}, // with large attributes: crosses rotations of the redo log and of tables in memory
 }
 
 // round is one stretch of work up to a crash.

@@ -83,7 +83,7 @@ func attributes(p string) (map[string]string, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		out[name] = v
+		out[name] = shortValue([]byte(v))
 	}
 	sse, err := get(sseAttr)
 	if err != nil {

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -156,6 +157,9 @@ func (w *worker) draw() (op, bool) {
 			break
 		}
 	}
+	if w.Max < manyRows && w.rnd.IntN(3) == 0 {
+		o.Kind = opSetattr
+	}
 	switch o.Kind {
 	case opMkdir, opRmdir, opCreate, opRename, opLink:
 		return w.drawName(o)
@@ -267,7 +271,11 @@ func (w *worker) drawFile(o op) (op, bool) {
 	case opTruncate:
 		o.Len = w.rnd.Int64N(int64(len(n.content)) + 3000)
 	case opSetattr:
-		o.Name, o.Value = fmt.Sprintf("user.a%d", w.rnd.IntN(3)), strings.Repeat("v", w.rnd.IntN(300))+fmt.Sprint(w.rnd.IntN(1000))
+		size := w.rnd.IntN(300)
+		if w.Max < manyRows {
+			size = w.rnd.IntN(40_000)
+		}
+		o.Name, o.Value = fmt.Sprintf("user.a%d", w.rnd.IntN(3)), fmt.Sprintf("%d-%d", size, w.rnd.IntN(1000))
 	case opRemattr:
 		if o.Name, ok = pick(w, n.attrs); !ok || o.Name == sseAttr {
 			return o, false
@@ -279,6 +287,26 @@ func (w *worker) drawFile(o op) (op, bool) {
 }
 
 const sseAttr = "user.s3.sse"
+
+// manyRows is the length of writes below which a worker sets many large attributes: they fill the redo log and the tables in memory,
+// which rotate within a round.
+const manyRows = 1000
+
+// attrValue is the value of an attribute, of which journal and model have the short form "length-number".
+func attrValue(short string) []byte {
+	var size int
+	_, _ = fmt.Sscanf(short, "%d-", &size)
+	return []byte(short + "|" + strings.Repeat("v", size))
+}
+
+// shortValue gives the short form back, if all of the value is there.
+func shortValue(v []byte) string {
+	short, _, _ := strings.Cut(string(v), "|")
+	if !bytes.Equal(attrValue(short), v) {
+		return fmt.Sprintf("damaged: %d bytes, %.60q", len(v), v)
+	}
+	return short
+}
 
 // --- doing --------------------------------------------------------------------------------------------------------
 
@@ -330,7 +358,9 @@ func (w *worker) do(o op) (wrong string, err error) {
 		err = unix.Link(p, w.path(o.Mount, o.To))
 	case opUnlink:
 		err = unix.Unlink(p)
-	case opSetattr, opRekey:
+	case opSetattr:
+		err = unix.Setxattr(p, o.Name, attrValue(o.Value), 0)
+	case opRekey:
 		err = unix.Setxattr(p, o.Name, []byte(o.Value), 0)
 	case opRemattr:
 		err = unix.Removexattr(p, o.Name)
