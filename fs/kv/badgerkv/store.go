@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -379,7 +380,7 @@ func (s *Store) Close() error {
 	default:
 		err = s.redo.Sync()
 	}
-	if e := s.db.Close(); e != nil && err == nil {
+	if e := s.closeBadger(); e != nil && err == nil {
 		err = fmt.Errorf("badgerkv: close badger: %w", e)
 	}
 	if err == nil && empty {
@@ -391,6 +392,24 @@ func (s *Store) Close() error {
 		err = e
 	}
 	return err
+}
+
+// closeWait is how long Badger may take to close. What it writes then is one memtable.
+const closeWait = time.Minute
+
+// closeBadger closes Badger, which on a medium that refuses its writes tries again for ever: after closeWait it is left alone, so that
+// the process can end. Nothing is lost that was acknowledged: the redo log has it.
+func (s *Store) closeBadger() error {
+	done := make(chan error, 1)
+	go func() { done <- s.db.Close() }()
+	timer := time.NewTimer(closeWait)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("not done after %v", closeWait)
+	}
 }
 
 // Stats are numbers for people.
