@@ -403,6 +403,7 @@ func (h *Handle) decideKMS(v *view, now fs.Sealing) error {
 // revalidate makes the handles decide now, and drops from the kernel what its principal may not read any more. keys are the KMS keys
 // that changed; rights says that the principal's policies or a bucket's did.
 func (s *Session) revalidate(keys []string, rights bool) {
+	s.kept.wipe()
 	s.mu.Lock()
 	open := make([]*Handle, 0, len(s.handles))
 	for h := range s.handles {

@@ -120,7 +120,8 @@ func TestLockLimits(t *testing.T) {
 	_, sessions := lockRig(1)
 	h := &Handle{s: sessions[0], ino: 7}
 	for i := range uint64(maxLocks) {
-		if err := h.SetLock(nil, Lock{Mode: LockRead, Start: 2 * i, End: 2 * i}, false); err != nil {
+		f := &Handle{s: sessions[0], ino: Ino(100 + i%64)}
+		if err := f.SetLock(nil, Lock{Mode: LockRead, Start: 2 * i, End: 2 * i}, false); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
@@ -134,7 +135,14 @@ func (s *Session) birth(v *view, c Caller, op string, b *bucketView, ch choice, 
 	if err != nil {
 		return fs.Sealing{}, nil, err
 	}
-	dk, wrapped, arn, err := s.cfg.Keystore.GenerateDataKey(call, key, ctx)
+	var dk *crypto.DataKey
+	var wrapped crypto.WrappedKey
+	var arn string
+	if ch.bucketKey {
+		dk, wrapped, arn, err = s.underBucketKey(v, call, key, ctx)
+	} else {
+		dk, wrapped, arn, err = s.cfg.Keystore.GenerateDataKey(call, key, ctx)
+	}
 	if err != nil {
 		return fs.Sealing{}, nil, kmsError("generate data key", err)
 	}
@@ -171,20 +179,9 @@ func contextFor(b *bucketView, key string, ch choice) (crypto.Context, error) {
 // unwrap opens all generations of a file's data key. This is the KMS gate of reading and changing: for a KMS key it asks for kms:Decrypt.
 func (s *Session) unwrap(v *view, c Caller, op string, b *bucketView, ino Ino, sealing fs.Sealing) (fs.Keys, error) {
 	keys := make(fs.Keys, len(sealing.Keys))
-	var call *keystore.Call
+	call := sync.OnceValues(func() (*keystore.Call, error) { return s.callOn(v, c, op, b, ino) })
 	for _, k := range sealing.Keys {
-		var dk *crypto.DataKey
-		var err error
-		if sealing.Method == fs.SSEKMS {
-			if call == nil {
-				if call, err = s.callOn(v, c, op, b, ino); err != nil {
-					return nil, err
-				}
-			}
-			dk, err = s.cfg.Keystore.Decrypt(call, k.Wrapped, sealing.Context)
-		} else {
-			dk, err = s.cfg.Keystore.DecryptStoreKey(k.Wrapped, sealing.Context)
-		}
+		dk, err := s.openKey(v, sealing, k.Wrapped, call)
 		if err != nil {
 			keys.Wipe()
 			return nil, kmsError("data key", err)

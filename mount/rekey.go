@@ -7,6 +7,7 @@ import (
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
+	"github.com/kmsfs/kmsfs/keystore"
 )
 
 // bucketDoc is the stored configuration of a bucket.
@@ -144,12 +145,14 @@ func (s *Session) toKey(t *xattrTarget, now fs.Sealing, ch choice) (fs.Sealing, 
 	}
 	to := fs.Sealing{Method: fs.SSEKMS, Context: ctx, BucketKey: ch.bucketKey}
 	for _, k := range now.Keys {
-		var wrapped crypto.WrappedKey
-		if now.Method == fs.SSES3 {
-			wrapped, to.KeyARN, err = s.cfg.Keystore.RewrapFromStoreKey(call, k.Wrapped, now.Context, key, ctx)
-		} else {
-			wrapped, to.KeyARN, err = s.cfg.Keystore.ReEncrypt(call, k.Wrapped, now.Context, key, ctx)
-		}
+		wrapped, err := keystore.Rewrap(k.Wrapped, func(w crypto.WrappedKey) (out crypto.WrappedKey, err error) {
+			if now.Method == fs.SSES3 {
+				out, to.KeyARN, err = s.cfg.Keystore.RewrapFromStoreKey(call, w, now.Context, key, ctx)
+			} else {
+				out, to.KeyARN, err = s.cfg.Keystore.ReEncrypt(call, w, now.Context, key, ctx)
+			}
+			return out, err
+		})
 		if err != nil {
 			return none, nil, kmsError("re-key", err)
 		}
@@ -180,7 +183,9 @@ func (s *Session) toStoreKey(t *xattrTarget, now fs.Sealing) (fs.Sealing, *crypt
 	}
 	to := fs.Sealing{Method: fs.SSES3}
 	for _, k := range now.Keys {
-		wrapped, err := s.cfg.Keystore.RewrapToStoreKey(call, k.Wrapped, now.Context, nil)
+		wrapped, err := keystore.Rewrap(k.Wrapped, func(w crypto.WrappedKey) (crypto.WrappedKey, error) {
+			return s.cfg.Keystore.RewrapToStoreKey(call, w, now.Context, nil)
+		})
 		if err != nil {
 			return none, nil, kmsError("re-key", err)
 		}

@@ -43,6 +43,8 @@ type Session struct {
 	mu      sync.Mutex
 	handles map[*Handle]struct{}
 	seen    map[Ino]sight // by bucket
+
+	kept keptKeys
 }
 
 // NewSession opens the door for a principal. It fails if the principal does not exist or an option makes no sense.
@@ -79,6 +81,7 @@ func (s *Session) Leave() {
 func (s *Session) Close() error {
 	s.Leave()
 	s.hub.leave(s)
+	defer s.kept.wipe()
 	s.mu.Lock()
 	left := make([]*Handle, 0, len(s.handles))
 	for h := range s.handles {

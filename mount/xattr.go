@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kmsfs/kmsfs/fs"
+	"github.com/kmsfs/kmsfs/keystore"
 	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
@@ -214,7 +215,8 @@ func (s *Session) getOfFile(t *xattrTarget, name string) ([]byte, error) {
 		}
 	case attrMaterial:
 		if kms && len(sealing.Keys) > 0 {
-			id, err := s.cfg.Keystore.MaterialID(sealing.Keys[len(sealing.Keys)-1].Wrapped)
+			wrapped, _, _ := keystore.SplitLocal(sealing.Keys[len(sealing.Keys)-1].Wrapped)
+			id, err := s.cfg.Keystore.MaterialID(wrapped)
 			return []byte(id), kmsError("key material", err)
 		}
 	}
