@@ -80,6 +80,7 @@ func TestVectors(t *testing.T) {
 	}
 	got["dentry"] = hex.EncodeToString(encodeDentry(Dentry{"name", 300, Regular}))
 	got["super"] = hex.EncodeToString(encodeSuper(Super{1, 2, 3, 4}))
+	got["usage"] = hex.EncodeToString(encodeUsage(Usage{Epoch: 7, Bytes: 300, Inodes: 2}))
 	got["xattr"] = hex.EncodeToString(encodeXattr("user.a", []byte("v")))
 	db := NewDB(memkv.New(), testKey(t))
 	got["name hash of report.txt"] = fmt.Sprintf("%016x", db.nameHash("report.txt"))
@@ -242,6 +243,7 @@ func FuzzDecodeRows(f *testing.F) {
 	f.Add(encodeDentry(Dentry{"n", 3, Symlink}))
 	f.Add(encodeSuper(Super{1, 2, 3, 4}))
 	f.Add(encodeXattr("user.a", []byte("v")))
+	f.Add(encodeUsage(Usage{Epoch: 7, Bytes: 300, Inodes: 2}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if p, err := decodePieceRow(0, b); err == nil && string(encodePieceRow(p)) != string(b) {
 			t.Errorf("piece %x", b)
@@ -257,6 +259,9 @@ func FuzzDecodeRows(f *testing.F) {
 		}
 		if n, v, err := decodeXattr(b); err == nil && string(encodeXattr(n, v)) != string(b) {
 			t.Errorf("xattr %x", b)
+		}
+		if u, err := decodeUsage(b); err == nil && string(encodeUsage(u)) != string(b) {
+			t.Errorf("usage %x", b)
 		}
 	})
 }
