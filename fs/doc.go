@@ -28,7 +28,9 @@
 //	    Volume.epochMu       read-locked by each commit
 //	      fileData.mu        dirty runs, extent map, live attributes
 //	        fileData.keyMu   data keys
-//	inodeCache.mu, zombieTable.mu, flusher.mu, lookupTable: leaves (flusher.mu before inodeCache.mu)
+//	inodeCache.mu, zombieTable.mu, flusher.mu, lookupTable, usage.mu: leaves (flusher.mu before inodeCache.mu)
+//
+// quotas.mu, held while a bucket with a quota is counted, comes before all of them.
 //
 // flushMu comes before inode.mu and is never taken under ns. No lock but flushMu is held while extents are written or synced; inode.mu
 // (and ns) are held across the append to the redo log that a commit is.
