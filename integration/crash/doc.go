@@ -28,6 +28,6 @@
 //
 //	KMSFS_CRASH_SEED=n     the first round's seed: replays a failed round
 //	KMSFS_CRASH_ROUNDS=n   kill rounds (20), for long runs
-//	KMSFS_POWER_ROUNDS=n   power cuts on each file system (4)
+//	KMSFS_POWER_ROUNDS=n   power cuts on each file system (3)
 //	KMSFS_CRASH_KEEP=1     keep the directories of failed rounds
 package crash
