@@ -186,7 +186,7 @@ func (s *Store) markOf(number uint64) (extent.Position, error) {
 		return extent.Position{}, fmt.Errorf("segment %d: %w", number, err)
 	}
 	if _, err := parseHeader(block); err != nil {
-		return extent.Position{}, nil //nolint:nilerr // check reports it
+		return extent.Position{}, nil // check reports it
 	}
 	fi, err := f.f.Stat()
 	if err != nil {

@@ -41,7 +41,7 @@ func TestHeldAcrossMoves(t *testing.T) {
 			<-inner
 			for key, want := range map[string]string{"a": "first", "gone": "first"} {
 				if v, err := r.Get([]byte(key)); err != nil || string(v) != want {
-					return fmt.Errorf("%s = %q, %v", key, v, err)
+					return fmt.Errorf("%s = %q, %w", key, v, err)
 				}
 			}
 			n := 0
@@ -465,7 +465,7 @@ func TestManyRows(t *testing.T) {
 				got, err := r.Get(key(k))
 				i, ok := want[k]
 				if ok != (err == nil) || ok && !bytes.Equal(got[:9], key8('v', i)) {
-					return fmt.Errorf("row %d: %v; want %t", k, err, ok)
+					return fmt.Errorf("row %d: %w; want %t", k, err, ok)
 				}
 			}
 			n := 0

@@ -74,15 +74,24 @@ func (o Options) complete(total int64) Options {
 // badgerLogger sends Badger's messages to slog. What Badger calls information is debugging to us.
 type badgerLogger struct{ log *slog.Logger }
 
-func (l badgerLogger) Errorf(format string, args ...any)   { l.log.Error(badgerMessage(format, args)) }
-func (l badgerLogger) Warningf(format string, args ...any) { l.log.Warn(badgerMessage(format, args)) }
-func (l badgerLogger) Infof(format string, args ...any)    { l.log.Debug(badgerMessage(format, args)) }
-func (l badgerLogger) Debugf(string, ...any)               {}
+func (l badgerLogger) Errorf(format string, args ...any) {
+	l.log.Error("badger", "says", badgerMessage(format, args))
+}
+
+func (l badgerLogger) Warningf(format string, args ...any) {
+	l.log.Warn("badger", "says", badgerMessage(format, args))
+}
+
+func (l badgerLogger) Infof(format string, args ...any) {
+	l.log.Debug("badger", "says", badgerMessage(format, args))
+}
+
+func (l badgerLogger) Debugf(string, ...any) {}
 
 func badgerMessage(format string, args []any) string {
 	s := fmt.Sprintf(format, args...)
 	for len(s) > 0 && s[len(s)-1] == '\n' {
 		s = s[:len(s)-1]
 	}
-	return "badger: " + s
+	return s
 }

@@ -3,7 +3,6 @@ package badgerkv
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"testing"
 
@@ -13,7 +12,7 @@ import (
 	"github.com/kmsfs/kmsfs/fs/kv/sealed"
 )
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // tiny makes everything happen often: movements into Badger, rotations of the log, waiting for room.
 func tiny() Options {

@@ -129,7 +129,7 @@ func compareGet(r kv.Reader, rows map[string]string, key string) error {
 	case err != nil && !errors.Is(err, kv.ErrNotFound):
 		return err
 	case ok != (err == nil) || string(got) != want:
-		return fmt.Errorf("row %q: got %d bytes, %v; want %d bytes, %t", key, len(got), err, len(want), ok)
+		return fmt.Errorf("row %q: got %d bytes, %w; want %d bytes, %t", key, len(got), err, len(want), ok)
 	}
 	return nil
 }

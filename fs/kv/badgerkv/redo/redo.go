@@ -117,8 +117,7 @@ func Open(dir string, opt Options) (*Log, error) {
 	_, _ = rand.Read(l.id[:]) // never fails
 	for range l.opt.Segments {
 		if _, err := l.create(); err != nil {
-			l.closeFiles()
-			return nil, err
+			return nil, errors.Join(err, l.closeFiles())
 		}
 	}
 	return l, syncDir(filepath.Dir(dir))
@@ -128,8 +127,7 @@ func Open(dir string, opt Options) (*Log, error) {
 func OpenExisting(dir string, opt Options) (*Log, error) {
 	l := newLog(dir, opt)
 	if err := l.load(); err != nil {
-		l.closeFiles()
-		return nil, err
+		return nil, errors.Join(err, l.closeFiles())
 	}
 	if len(l.segments) == 0 {
 		return nil, fmt.Errorf("%w in %s", ErrMissing, dir)
