@@ -20,9 +20,11 @@ import (
 func cmdFsck() *cli.Command {
 	return &cli.Command{
 		Name: "fsck", Category: catStore, Usage: "check the store, while it is in use or not",
-		Description: `Rows are checked against one another and against what is stored; with --data every sealed byte is read and compared
-with its checksum, which needs no key. --repair needs everything unmounted. It corrects link counts and the index of files by
-key, drops entries whose inode is gone, and moves inodes without a name to lost+found in their bucket; nothing else.
+		Description: `Rows are checked against one another and against what is stored; with --data every
+sealed byte is read and compared with its checksum, which needs no key. --repair needs
+everything unmounted. It corrects link counts and the index of files by key, drops entries
+whose inode is gone, and moves inodes without a name to lost+found in their bucket;
+nothing else.
 
 The exit status is 5 if something is wrong and was not repaired.
 
@@ -106,8 +108,8 @@ func printReport(w io.Writer, r *check.Report) {
 func cmdGC() *cli.Command {
 	return &cli.Command{
 		Name: "gc", Category: catStore, Usage: "free what nothing refers to",
-		Description: `What deletions leave is freed in the background anyway; this does it now, and also finds bytes that a crash left
-behind. It needs no key and disturbs no one.
+		Description: `What deletions leave is freed in the background anyway; this does it now, and also finds
+bytes that a crash left behind. It needs no key and disturbs no one.
 
 Example:
    kmsfs gc`,
