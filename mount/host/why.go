@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
@@ -145,7 +144,7 @@ func (e *evaluation) op(op string, o object) error {
 func (e *evaluation) s3(action, key string, keys policy.MapKeys) {
 	resource := "arn:aws:s3:::" + e.bucket.Name
 	if key != "" {
-		resource += "/" + encodeKey(key)
+		resource += "/" + mount.EncodeKey(key)
 	}
 	req := &policy.Request{Action: action, Resource: resource, Clock: e.c.d.cfg.Clock}
 	if keys != nil {
@@ -209,7 +208,7 @@ func (e *evaluation) kmsOfDefault(dir mount.Ino) error {
 		}
 		key = arn
 	}
-	return e.kms("kms:GenerateDataKey", key, crypto.Context{"aws:s3:arn": "arn:aws:s3:::" + e.bucket.Name + "/" + encodeKey(e.key)})
+	return e.kms("kms:GenerateDataKey", key, crypto.Context{"aws:s3:arn": "arn:aws:s3:::" + e.bucket.Name + "/" + mount.EncodeKey(e.key)})
 }
 
 func (e *evaluation) kms(action, key string, ctx crypto.Context) error {
@@ -232,23 +231,4 @@ func (e *evaluation) note(text string) {
 		text = e.result.Note + "; " + text
 	}
 	e.result.Note = text
-}
-
-// encodeKey writes an object key as ARNs have it: % and what is not UTF-8
-// become %XX.
-func encodeKey(key string) string {
-	if utf8.ValidString(key) && !strings.Contains(key, "%") {
-		return key
-	}
-	var b strings.Builder
-	for i := 0; i < len(key); {
-		r, n := utf8.DecodeRuneInString(key[i:])
-		if r == '%' || r == utf8.RuneError && n == 1 {
-			fmt.Fprintf(&b, "%%%02X", key[i])
-		} else {
-			b.WriteString(key[i : i+n])
-		}
-		i += n
-	}
-	return b.String()
 }
