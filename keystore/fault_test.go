@@ -3,6 +3,7 @@ package keystore
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"github.com/kmsfs/kmsfs/fs/kv"
@@ -11,20 +12,21 @@ import (
 // faultyDisk fails commits: not applied, or applied and reported failed.
 type faultyDisk struct {
 	kv.Store
-	fail, applied bool
+	fail    atomic.Bool // the keeper of key states writes at times of its own
+	applied bool
 }
 
 var errDisk = errors.New("input/output error")
 
 func (f *faultyDisk) Update(fn func(kv.Txn) error) error {
-	if f.fail && !f.applied {
+	if f.fail.Load() && !f.applied {
 		return errDisk
 	}
 	return f.Store.Update(fn)
 }
 
 func (f *faultyDisk) Sync() error {
-	if f.fail {
+	if f.fail.Load() {
 		return errDisk
 	}
 	return f.Store.Sync()
@@ -61,14 +63,14 @@ func TestFailedCommits(t *testing.T) {
 				w.other = w.key("default")
 				must(t, w.CreateAlias(w.admin(), "alias/a", arn))
 				_, wrapped := w.generate(w.admin(), w.other, nil)
-				disk.fail = true
+				disk.fail.Store(true)
 				if err := change(w, arn); Code(err) != CodeInternal || !errors.Is(err, errDisk) {
 					t.Fatalf("on a failing disk: %v", err)
 				}
 				if e := w.last(); name != "managed" && e.ErrorCode != CodeInternal {
 					t.Errorf("event %s %q", e.EventName, e.ErrorCode)
 				}
-				disk.fail = false
+				disk.fail.Store(false)
 				must(t, change(w, arn))
 				_, err := w.Decrypt(w.admin(), wrapped, nil)
 				must(t, err)
@@ -97,7 +99,7 @@ func TestFailedDeletion(t *testing.T) {
 		_, wrapped := w.generate(w.admin(), arn, nil)
 		must(t, second(w.ScheduleKeyDeletion(w.admin(), arn, 7)))
 		w.clock.Advance(7 * day)
-		disk.fail = true
+		disk.fail.Store(true)
 		wants(t, second(w.Decrypt(w.admin(), wrapped, nil)), CodeNotFound, "*")
 		if err := w.CancelKeyDeletion(w.admin(), arn); err == nil {
 			t.Error("cancelled after its time")
@@ -105,7 +107,7 @@ func TestFailedDeletion(t *testing.T) {
 		if err := w.Settle(); !errors.Is(err, errDisk) {
 			t.Errorf("settled: %v", err)
 		}
-		disk.fail = false
+		disk.fail.Store(false)
 		must(t, w.Settle())
 		if !zero(w.shredBytes()[slotOffset(slot):][:slotSize]) {
 			t.Error("the slot is still there")
