@@ -13,6 +13,7 @@ import (
 
 // TestACL sets access control lists through one mount, and looks at them and at what they do through another.
 func TestACL(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"setfacl", "getfacl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip("needs " + tool)
@@ -152,6 +153,7 @@ func aclOffChild(t *testing.T, dirs []string) {
 
 // TestTemp makes files without a name, and names some.
 func TestTemp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.bucket("temp")
 	a, b := w.mount("admin", Options{}), w.mount("admin", Options{SSE: "aws:kms"})

@@ -28,6 +28,7 @@ func seed(t *testing.T) *rand.Rand {
 
 // TestCoherence changes one tree through two mounts of two principals and looks through the other one each time.
 func TestCoherence(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.user("alice", "AmazonS3FullAccess")
 	w.bucket("shared")
@@ -45,11 +46,9 @@ type pair struct {
 	step  int
 }
 
-const coherenceSteps = 1500
-
 func coherenceChild(t *testing.T, dirs []string) {
 	p := &pair{t: t, r: seed(t), dirs: dirs, files: map[string][]byte{}, open: map[string][2]*os.File{}}
-	for p.step = range coherenceSteps {
+	for p.step = range scale(500, 10_000) {
 		side := p.r.IntN(2)
 		p.change(side)
 		p.look(1 - side)
@@ -205,6 +204,7 @@ func firstDiff(a, b []byte) int {
 // TestMirror writes the same pages through both mounts at once: each WRITE has a notification to send to the other mount, whose pages
 // are locked by its own WRITE.
 func TestMirror(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.user("alice", "AmazonS3FullAccess")
 	w.bucket("shared")
@@ -250,6 +250,7 @@ func mirrorChild(t *testing.T, dirs []string) {
 
 // TestDirs makes and removes names in the same directories through both mounts at once.
 func TestDirs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.user("alice", "AmazonS3FullAccess")
 	w.bucket("shared")
@@ -266,7 +267,7 @@ func dirsChild(t *testing.T, dirs []string) {
 	for i := range 6 {
 		all.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(i), 7))
-			for range 500 {
+			for range scale(200, 3000) {
 				d := filepath.Join(dirs[i%2], []string{"x", "y"}[r.IntN(2)])
 				name := filepath.Join(d, strconv.Itoa(r.IntN(8)))
 				to := filepath.Join(dirs[i%2], []string{"x", "y"}[r.IntN(2)], strconv.Itoa(r.IntN(8)))
@@ -290,7 +291,7 @@ func dirsChild(t *testing.T, dirs []string) {
 		})
 	}
 	all.Wait()
-	t.Logf("3000 operations: %v", time.Since(began))
+	t.Logf("all operations: %v", time.Since(began))
 	for _, d := range []string{"x", "y"} {
 		one, err := os.ReadDir(filepath.Join(dirs[0], d))
 		must(t, err)

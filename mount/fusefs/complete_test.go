@@ -15,6 +15,7 @@ import (
 
 // TestRanges goes through fallocate, holes and copies inside the daemon, and looks through a second mount each time.
 func TestRanges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.bucket("ranges")
 	a, b := w.mount("admin", Options{}), w.mount("admin", Options{})
@@ -122,6 +123,7 @@ func copied(t *testing.T, dirs []string, want []byte) {
 
 // TestTimes looks at the time of birth.
 func TestTimes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.bucket("times")
 	inChild(t, "times", filepath.Join(w.mount("admin", Options{}), "times"))
@@ -151,6 +153,7 @@ func timesChild(t *testing.T, dirs []string) {
 
 // TestQuota fills a bucket to its quota.
 func TestQuota(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.bucket("quota")
 	a, b := w.mount("admin", Options{}), w.mount("admin", Options{})
@@ -187,6 +190,7 @@ func quotaChild(t *testing.T, dirs []string) {
 
 // TestChown is about who gives files away.
 func TestChown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.bucket("chown")
 	dir := w.mount("admin", Options{AllowOther: true})

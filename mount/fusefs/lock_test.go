@@ -18,6 +18,7 @@ import (
 
 // TestLocks takes locks of every kind through two mounts.
 func TestLocks(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.user("alice", "AmazonS3FullAccess")
 	w.bucket("locks")
@@ -150,6 +151,7 @@ func waitingLocks(t *testing.T, fa, fb *os.File) {
 
 // TestLocksEnd sees locks go with the mount of who held them, and waits end with it.
 func TestLocksEnd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.bucket("locks")
 	dirA, b := t.TempDir(), w.mount("admin", Options{})
@@ -196,6 +198,7 @@ func tryLockChild(t *testing.T, dirs []string) {
 
 // TestSqlite has two programs write one database through two mounts.
 func TestSqlite(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("sqlite3"); err != nil {
 		t.Skip("needs sqlite3")
 	}

@@ -43,6 +43,7 @@ func childBodies() map[string]func(*testing.T, []string) {
 
 // TestFiles goes through ordinary use of one mount.
 func TestFiles(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dir := w.mount("admin", Options{})
 	inChild(t, "files", dir)

@@ -75,6 +75,7 @@ const ordinaryEnv = "KMSFS_TEST_ORDINARY"
 
 // TestOrdinaryUser runs TestFiles as a user without rights, who mounts through fusermount3.
 func TestOrdinaryUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to become another user")
 	}
@@ -90,7 +91,7 @@ func TestOrdinaryUser(t *testing.T) {
 	must(t, os.Chown(tmp, uid, uid))
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestFiles|TestMirror)$", "-test.v", "-test.timeout=100s")
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, ordinaryEnv+"=1", "HOME="+tmp)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, ordinaryEnv+"=1", "HOME="+tmp, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.Contains(string(out), "SKIP") {

@@ -19,11 +19,13 @@ func childFunc(name string) func(*testing.T, []string) {
 
 // TestPosix runs go-fuse's conformance tests in a bucket of a real mount.
 func TestPosix(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.bucket("posix")
 	dir := w.mount("admin", Options{})
 	for name := range posixtest.All {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if name == "FcntlFlockLocksFile" {
 				t.Skip("expects POSIX locks of one process to exclude each other, which they never do; go-fuse leaves it out too")
 			}

@@ -21,7 +21,7 @@ func TestRates(t *testing.T) {
 }
 
 func ratesChild(t *testing.T, dirs []string) {
-	const files = 3000
+	files := scale(300, 3000)
 	buf := make([]byte, 4096)
 	name := func(d, i int) string { return filepath.Join(dirs[d], fmt.Sprintf("d%d", i%10), fmt.Sprintf("f%d", i)) }
 	for i := range 10 {
@@ -32,7 +32,7 @@ func ratesChild(t *testing.T, dirs []string) {
 		for i := range files {
 			must(t, fn(i))
 		}
-		t.Logf("%-28s %8.0f/s", what, files/time.Since(began).Seconds())
+		t.Logf("%-28s %8.0f/s", what, float64(files)/time.Since(began).Seconds())
 	}
 	rate("create+write+close", func(i int) error { return os.WriteFile(name(0, i), buf, 0o644) })
 	rate("stat, warm", func(i int) error { _, err := os.Stat(name(0, i)); return err })
@@ -49,21 +49,21 @@ func ratesChild(t *testing.T, dirs []string) {
 	big := filepath.Join(dirs[0], "big")
 	f, err := os.Create(big)
 	must(t, err)
-	began := time.Now()
+	began, mib := time.Now(), scale(32, 256)
 	chunk := make([]byte, 1<<20)
-	for range 256 {
+	for range mib {
 		_, err := f.Write(chunk)
 		must(t, err)
 	}
 	must(t, f.Close())
-	t.Logf("%-28s %8.0f MiB/s", "write", 256/time.Since(began).Seconds())
+	t.Logf("%-28s %8.0f MiB/s", "write", float64(mib)/time.Since(began).Seconds())
 	began = time.Now()
 	f, err = os.Open(filepath.Join(dirs[1], "big"))
 	must(t, err)
-	for range 256 {
+	for range mib {
 		_, err := f.Read(chunk)
 		must(t, err)
 	}
 	must(t, f.Close())
-	t.Logf("%-28s %8.0f MiB/s", "read, cold", 256/time.Since(began).Seconds())
+	t.Logf("%-28s %8.0f MiB/s", "read, cold", float64(mib)/time.Since(began).Seconds())
 }

@@ -142,10 +142,21 @@ func (w *world) end(srv *Server) {
 	}
 }
 
+// soakEnv makes tests do what they do on a larger scale: see make soak.
+const soakEnv = "KMSFS_SOAK"
+
+// scale is how much of something a test does: more if it is to soak.
+func scale(usual, soak int) int {
+	if os.Getenv(soakEnv) != "" {
+		return soak
+	}
+	return usual
+}
+
 const (
 	childEnv  = "KMSFS_TEST_CHILD"
 	childDirs = "KMSFS_TEST_DIRS"
-	childTime = 120 * time.Second
+	childTime = 300 * time.Second
 )
 
 // TestChild is the door of those processes.
@@ -166,9 +177,10 @@ func child(t testing.TB, name string, cred *syscall.Credential, dirs ...string) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), childTime)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^TestChild$", "-test.v=true", "-test.timeout=110s")
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^TestChild$", "-test.v=true", "-test.timeout=290s")
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), childEnv+"="+name, childDirs+"="+strings.Join(dirs, string(os.PathListSeparator)))
+	// A program with the race detector sleeps for a second before it ends, unless told otherwise.
+	cmd.Env = append(os.Environ(), childEnv+"="+name, childDirs+"="+strings.Join(dirs, string(os.PathListSeparator)), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	cmd.Dir = "/"
 	if cred != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
