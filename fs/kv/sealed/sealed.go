@@ -1,7 +1,7 @@
 // Package sealed puts authenticated encryption between a kv.Store and whoever uses it, so that the engine below, its files and
 // its backups see ciphertext only.
 //
-// Every value is sealed with XAES-256-GCM under one key, with a random 192-bit nonce, and with the row's key as associated data:
+// Every value is sealed with XAES-256-GCM under one key, with a 192-bit nonce, and with the row's key as associated data:
 //
 //	version (1 byte, 1) | nonce (24) | ciphertext (as long as the value) | tag (16)
 //
@@ -16,6 +16,7 @@ package sealed
 import (
 	"crypto/rand"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/kv"
@@ -39,7 +40,7 @@ func New(inner kv.Store, key *crypto.DataKey) kv.Store {
 	if err != nil {
 		panic("sealed: " + err.Error()) // a DataKey has 32 bytes
 	}
-	return &store{Store: inner, box: &box{x}}
+	return &store{Store: inner, box: newBox(x)}
 }
 
 // store passes Sync and Close through.
@@ -110,15 +111,74 @@ func (t *txn) Set(key, value []byte) {
 func (t *txn) Delete(key []byte) { t.inner.Delete(key) }
 
 // box seals and opens values. Safe for concurrent use.
-type box struct{ x *xaes }
+type box struct {
+	x     *xaes
+	turn  atomic.Pointer[turn]
+	known [knownKeys]atomic.Pointer[derived] // by a byte of the prefix: rows that were written together are read together
+}
+
+// turn is the use of one nonce prefix for the rows that are sealed next: deriving its key costs more than sealing a row.
+type turn struct {
+	*derived
+	left atomic.Int64
+}
+
+const (
+	prefixRows = 1 << 16 // rows sealed with one prefix: see FORMAT.md, "Limits"
+	knownKeys  = 64
+)
+
+func newBox(x *xaes) *box {
+	b := &box{x: x}
+	b.turn.Store(&turn{}) // over before its first row
+	return b
+}
+
+// sealer returns the key for the next row.
+func (b *box) sealer() (*derived, error) {
+	t := b.turn.Load()
+	if t.left.Add(-1) >= 0 {
+		return t.derived, nil
+	}
+	var prefix [prefixSize]byte
+	_, _ = rand.Read(prefix[:]) // never fails: crypto/rand ends the process instead
+	d, err := b.x.derive(prefix)
+	if err != nil {
+		return nil, err
+	}
+	next := &turn{derived: d}
+	next.left.Store(prefixRows - 1)
+	b.turn.CompareAndSwap(t, next) // who comes second uses his prefix for one row
+	return d, nil
+}
+
+// opener returns the key of a nonce.
+func (b *box) opener(nonce []byte) (*derived, error) {
+	prefix := [prefixSize]byte(nonce)
+	slot := &b.known[prefix[0]%knownKeys]
+	if d := slot.Load(); d != nil && d.prefix == prefix {
+		return d, nil
+	}
+	d, err := b.x.derive(prefix)
+	if err == nil {
+		slot.Store(d)
+	}
+	return d, err
+}
 
 // seal appends the sealed value to dst.
 func (b *box) seal(dst, key, value []byte) ([]byte, error) {
-	var nonce [nonceSize]byte
-	_, _ = rand.Read(nonce[:]) // never fails: crypto/rand ends the process instead
+	d, err := b.sealer()
+	if err != nil {
+		return nil, err
+	}
 	dst = append(dst, Version)
-	dst = append(dst, nonce[:]...)
-	return b.x.seal(dst, nonce[:], value, key)
+	dst = append(dst, d.prefix[:]...)
+	at := len(dst)
+	dst = append(dst, make([]byte, nonceSize-prefixSize)...)
+	nonce := dst[at:]
+	_, _ = rand.Read(nonce) // never fails: crypto/rand ends the process instead
+	return d.aead.Seal(dst, nonce, value, key), nil
 }
 
 // open appends the value to dst; with a nil dst it decrypts in place and returns a part of sealed.
@@ -133,7 +193,11 @@ func (b *box) open(key, sealed, dst []byte) ([]byte, error) {
 	if dst == nil {
 		dst = ciphertext[:0]
 	}
-	value, err := b.x.open(dst, nonce, ciphertext, key)
+	d, err := b.opener(nonce)
+	if err != nil {
+		return nil, err
+	}
+	value, err := d.aead.Open(dst, nonce[prefixSize:], ciphertext, key)
 	if err != nil {
 		return nil, fmt.Errorf("sealed: row %x is not authentic: %w", key, kv.ErrCorrupt)
 	}

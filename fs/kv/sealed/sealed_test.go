@@ -5,13 +5,33 @@ import (
 	"crypto/sha3"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/memkv"
 )
+
+// seal appends the sealed plaintext (its length plus tagSize) to dst.
+func (x *xaes) seal(dst, nonce, plaintext, additional []byte) ([]byte, error) {
+	d, err := x.derive([prefixSize]byte(nonce))
+	if err != nil {
+		return nil, err
+	}
+	return d.aead.Seal(dst, nonce[prefixSize:], plaintext, additional), nil
+}
+
+// open appends the plaintext to dst.
+func (x *xaes) open(dst, nonce, ciphertext, additional []byte) ([]byte, error) {
+	d, err := x.derive([prefixSize]byte(nonce))
+	if err != nil {
+		return nil, err
+	}
+	return d.aead.Open(dst, nonce[prefixSize:], ciphertext, additional)
+}
 
 // TestXAESVectors runs the vectors of c2sp.org/XAES-256-GCM.
 func TestXAESVectors(t *testing.T) {
@@ -150,24 +170,43 @@ func TestTampering(t *testing.T) {
 	}
 }
 
-// TestNoncesDiffer seals the same row many times and never sees a nonce twice.
+// TestNoncesDiffer seals the same row many times, from several goroutines and over several prefixes, and never sees a nonce twice nor a
+// prefix for longer than it may be used.
 func TestNoncesDiffer(t *testing.T) {
 	x, err := newXAES(make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &box{x}
-	seen := map[string]bool{}
-	for range 1000 {
-		s, err := b.seal(nil, []byte("k"), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := string(s[1 : 1+nonceSize])
+	b := newBox(x)
+	const sealers, each = 4, prefixRows
+	nonces := make([][]string, sealers)
+	var g sync.WaitGroup
+	for i := range nonces {
+		g.Go(func() {
+			for range each {
+				s, err := b.seal(nil, []byte("k"), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				nonces[i] = append(nonces[i], string(s[1:1+nonceSize]))
+			}
+		})
+	}
+	g.Wait()
+	seen := make(map[string]bool, sealers*each)
+	rows := map[string]int{}
+	for _, n := range slices.Concat(nonces...) {
 		if seen[n] {
 			t.Fatal("nonce used twice")
 		}
 		seen[n] = true
+		if rows[n[:prefixSize]]++; rows[n[:prefixSize]] > prefixRows {
+			t.Fatal("prefix used for too many rows")
+		}
+	}
+	if len(rows) < sealers {
+		t.Fatalf("%d prefixes", len(rows))
 	}
 }
 
@@ -177,7 +216,7 @@ func FuzzOpen(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	b := &box{x}
+	b := newBox(x)
 	// A fixed nonce: the fuzzer's workers are other processes, and must know the same row.
 	nonce := []byte("ABCDEFGHIJKLMNOPQRSTUVWX")
 	good, err := x.seal(append([]byte{Version}, nonce...), nonce, []byte("value"), []byte("row"))
@@ -200,7 +239,7 @@ func FuzzOpen(f *testing.F) {
 
 func BenchmarkSeal200(b *testing.B) {
 	x, _ := newXAES(make([]byte, 32))
-	bx := &box{x}
+	bx := newBox(x)
 	value, key := make([]byte, 200), []byte("i12345678")
 	var dst []byte
 	b.ReportAllocs()
@@ -211,7 +250,7 @@ func BenchmarkSeal200(b *testing.B) {
 
 func BenchmarkOpen200(b *testing.B) {
 	x, _ := newXAES(make([]byte, 32))
-	bx := &box{x}
+	bx := newBox(x)
 	value, key := make([]byte, 200), []byte("i12345678")
 	s, _ := bx.seal(nil, key, value)
 	dst := make([]byte, 0, 256)

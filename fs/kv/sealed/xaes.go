@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	nonceSize = 24
-	tagSize   = 16
+	nonceSize  = 24
+	prefixSize = 12 // the part of a nonce from which a key is derived; the rest is the nonce under that key
+	tagSize    = 16
 )
 
 // xaes is XAES-256-GCM (c2sp.org/XAES-256-GCM): AES-256-GCM under a key that is derived, with a CMAC-like construction, from
@@ -20,7 +21,11 @@ type xaes struct {
 	k1    [aes.BlockSize]byte // CMAC's first subkey
 }
 
-var errOpen = errors.New("sealed: message authentication failed")
+// derived is the AEAD for the nonces that begin with prefix. Immutable.
+type derived struct {
+	prefix [prefixSize]byte
+	aead   cipher.AEAD
+}
 
 // newXAES does not keep key.
 func newXAES(key []byte) (*xaes, error) {
@@ -41,13 +46,12 @@ func newXAES(key []byte) (*xaes, error) {
 	return x, nil
 }
 
-// gcm returns the AEAD for nonces that begin with prefix (12 bytes).
-func (x *xaes) gcm(prefix []byte) (cipher.AEAD, error) {
+func (x *xaes) derive(prefix [prefixSize]byte) (*derived, error) {
 	key := make([]byte, 0, 2*aes.BlockSize)
 	key = append(key, 0, 1, 'X', 0)
-	key = append(key, prefix...)
+	key = append(key, prefix[:]...)
 	key = append(key, 0, 2, 'X', 0)
-	key = append(key, prefix...)
+	key = append(key, prefix[:]...)
 	subtle.XORBytes(key[:aes.BlockSize], key[:aes.BlockSize], x.k1[:])
 	subtle.XORBytes(key[aes.BlockSize:], key[aes.BlockSize:], x.k1[:])
 	x.block.Encrypt(key[:aes.BlockSize], key[:aes.BlockSize])
@@ -57,27 +61,6 @@ func (x *xaes) gcm(prefix []byte) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cipher.NewGCM(block)
-}
-
-// seal appends the sealed plaintext (its length plus tagSize) to dst.
-func (x *xaes) seal(dst, nonce, plaintext, additional []byte) ([]byte, error) {
-	aead, err := x.gcm(nonce[:12])
-	if err != nil {
-		return nil, err
-	}
-	return aead.Seal(dst, nonce[12:], plaintext, additional), nil
-}
-
-// open appends the plaintext to dst, or returns errOpen.
-func (x *xaes) open(dst, nonce, ciphertext, additional []byte) ([]byte, error) {
-	aead, err := x.gcm(nonce[:12])
-	if err != nil {
-		return nil, err
-	}
-	out, err := aead.Open(dst, nonce[12:], ciphertext, additional)
-	if err != nil {
-		return nil, errOpen
-	}
-	return out, nil
+	aead, err := cipher.NewGCM(block)
+	return &derived{prefix: prefix, aead: aead}, err
 }
