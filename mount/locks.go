@@ -11,6 +11,7 @@ var (
 	ErrLocked      = errors.New("locked by another")         // EAGAIN: a conflicting lock exists and the caller would not wait
 	ErrInterrupted = errors.New("interrupted")               // EINTR: while waiting; nothing was locked
 	ErrNoLocks     = errors.New("too many locks or waiters") // ENOLCK
+	ErrDeadlock    = errors.New("the wait would never end")  // EDEADLK: whom it is waited for waits for the caller; nothing was locked
 )
 
 // LockKind tells the two families of advisory locks apart; they do not see each other.
@@ -68,9 +69,15 @@ type held struct {
 
 func (l *held) overlaps(start, end uint64) bool { return l.start <= end && start <= l.end }
 
+// excludes reports whether w, of somebody else, cannot be had while l is locked.
+func (l *held) excludes(w *held) bool {
+	return l.lockOwner != w.lockOwner && l.overlaps(w.start, w.end) && (l.mode == LockWrite || w.mode == LockWrite)
+}
+
 // waiter is a request that waits, in the order of arrival.
 type waiter struct {
 	held
+	file    *fileLocks    // that has it in its list
 	granted chan struct{} // closed under lockTable.mu, with the lock in place
 }
 
@@ -91,17 +98,18 @@ type lockTable struct {
 	files   map[lockKey]*fileLocks
 	held    map[*Session]int
 	waiting map[*Session]int
+	asking  map[lockOwner][]*waiter // who waits for POSIX locks, for what: one wait for each thread that does
 }
 
 func (t *lockTable) init() {
 	t.files, t.held, t.waiting = map[lockKey]*fileLocks{}, map[*Session]int{}, map[*Session]int{}
+	t.asking = map[lockOwner][]*waiter{}
 }
 
 // conflict finds a lock of somebody else that excludes the wanted one; t.mu is held.
 func (f *fileLocks) conflict(w *held) *held {
 	for i := range f.locks {
-		l := &f.locks[i]
-		if l.lockOwner != w.lockOwner && l.overlaps(w.start, w.end) && (l.mode == LockWrite || w.mode == LockWrite) {
+		if l := &f.locks[i]; l.excludes(w) {
 			return l
 		}
 	}
@@ -171,6 +179,7 @@ func (t *lockTable) wake(k lockKey, f *fileLocks) {
 			return false
 		}
 		t.put(f, &w.held)
+		t.asked(w)
 		close(w.granted)
 		return true
 	})
@@ -212,7 +221,14 @@ func (t *lockTable) set(k lockKey, w *held, cancel <-chan struct{}, wait bool) e
 		gone.mode = Unlock
 		t.put(f, &gone)
 	}
-	x := &waiter{held: *w, granted: make(chan struct{})}
+	x := &waiter{held: *w, file: f, granted: make(chan struct{})}
+	if k.kind == PosixLock {
+		if t.deadlock(x) {
+			t.mu.Unlock()
+			return ErrDeadlock
+		}
+		t.asking[w.lockOwner] = append(t.asking[w.lockOwner], x)
+	}
 	f.waiters = append(f.waiters, x)
 	t.waiting[w.s]++
 	if k.kind == FlockLock {
@@ -248,8 +264,43 @@ func (t *lockTable) await(k lockKey, x *waiter, cancel <-chan struct{}) error {
 		return nil // granted at the same moment: no call lies about that
 	}
 	f.waiters = slices.Delete(f.waiters, i, i+1)
+	t.asked(x)
 	t.wake(k, f)
 	return err
+}
+
+// asked forgets that somebody waits; t.mu is held.
+func (t *lockTable) asked(x *waiter) {
+	left := slices.DeleteFunc(t.asking[x.lockOwner], func(w *waiter) bool { return w == x })
+	if len(left) == 0 {
+		delete(t.asking, x.lockOwner)
+		return
+	}
+	t.asking[x.lockOwner] = left
+}
+
+// deadlock reports whether x, were it to wait, would wait for itself: whoever excludes it waits, perhaps through others and on other
+// files, for a lock of x's owner. A grant makes no cycle, since it ends a wait of the one who gets it; so it is enough to look before
+// each wait. Threads that share their locks count as one, as in Linux. t.mu is held.
+func (t *lockTable) deadlock(x *waiter) bool {
+	seen := map[lockOwner]bool{}
+	next := []*waiter{x}
+	for len(next) > 0 {
+		w := next[len(next)-1]
+		next = next[:len(next)-1]
+		for i := range w.file.locks {
+			l := &w.file.locks[i]
+			if !l.excludes(&w.held) || seen[l.lockOwner] {
+				continue
+			}
+			if l.lockOwner == x.lockOwner {
+				return true
+			}
+			seen[l.lockOwner] = true
+			next = append(next, t.asking[l.lockOwner]...)
+		}
+	}
+	return false
 }
 
 // drop removes all locks that match.
@@ -317,8 +368,9 @@ func (h *Handle) GetLock(l Lock) (found Lock, ok bool, err error) {
 }
 
 // SetLock locks or unlocks a range. If another excludes it, the answer is ErrLocked, or with wait it waits, until cancel is closed
-// (ErrInterrupted). Locks hold across all mounts of the volume and ask for no right but the open file. Deadlocks of several owners are
-// not looked for: a wait can be interrupted.
+// (ErrInterrupted). Locks hold across all mounts of the volume and ask for no right but the open file. A wait for a POSIX lock that
+// would close a circle of waits is refused (ErrDeadlock). A process that waits through two mounts is two owners here, and a circle
+// that closes only through it is not seen: such a wait ends when it is interrupted.
 func (h *Handle) SetLock(cancel <-chan struct{}, l Lock, wait bool) error {
 	if err := l.check(); err != nil {
 		return err

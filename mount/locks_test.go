@@ -116,6 +116,71 @@ func TestLockWaits(t *testing.T) {
 	})
 }
 
+// TestLockDeadlock closes circles of waits: of two and three owners, over one file and several, on both mounts.
+func TestLockDeadlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub, sessions := lockRig(2)
+		handle := func(owner int, ino Ino) *Handle { return &Handle{s: sessions[owner%2], ino: ino} }
+		set := func(owner int, ino Ino, at uint64, mode LockMode, cancel chan struct{}) chan error {
+			done := make(chan error, 1)
+			go func() {
+				done <- handle(owner, ino).SetLock(cancel, Lock{Mode: mode, Owner: uint64(owner), Start: at, End: at}, true)
+			}()
+			synctest.Wait()
+			return done
+		}
+		want := func(what string, done chan error, target error) {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case err := <-done:
+				if !errors.Is(err, target) {
+					t.Errorf("%s: %v, want %v", what, err, target)
+				}
+			default:
+				t.Fatalf("%s waits", what)
+			}
+		}
+		// Three owners in a row over three files: 1 waits for 2, 2 for 3; 3 would close the circle.
+		for owner := 1; owner <= 3; owner++ {
+			want("the first lock", set(owner, Ino(owner), 0, LockWrite, nil), nil)
+		}
+		cancel := make(chan struct{})
+		first := set(1, 2, 0, LockRead, cancel)
+		second := set(2, 3, 0, LockWrite, nil)
+		want("the circle of three", set(3, 1, 0, LockWrite, nil), ErrDeadlock)
+		if err := handle(3, 1).SetLock(nil, Lock{Mode: LockWrite, Owner: 3}, false); !errors.Is(err, ErrLocked) {
+			t.Errorf("without waiting: %v", err)
+		}
+		// A lock of nobody who waits is waited for, also where others wait in a row.
+		want("elsewhere", set(4, 4, 7, LockWrite, nil), nil)
+		third := set(3, 4, 7, LockWrite, nil)
+		want("the circle is longer now", set(4, 1, 0, LockRead, nil), ErrDeadlock)
+		// The circle is open again when one gives up.
+		close(cancel)
+		want("interrupted", first, ErrInterrupted)
+		fourth := set(4, 1, 0, LockRead, nil)
+		want("unlock", set(1, 1, 0, Unlock, nil), nil)
+		want("granted by that", fourth, nil)
+		want("unlock", set(4, 4, 7, Unlock, nil), nil)
+		want("granted by that", third, nil)
+		want("unlock", set(3, 3, 0, Unlock, nil), nil)
+		want("granted by that", second, nil)
+		// Two readers of one range who both want to write: the second who asks is refused.
+		want("reader", set(1, 9, 0, LockRead, nil), nil)
+		want("reader", set(2, 9, 0, LockRead, nil), nil)
+		upgrade := set(1, 9, 0, LockWrite, nil)
+		want("both upgrade", set(2, 9, 0, LockWrite, nil), ErrDeadlock)
+		want("unlock", set(2, 9, 0, Unlock, nil), nil)
+		want("the other upgrades", upgrade, nil)
+		hub.locks.leave(sessions[0])
+		hub.locks.leave(sessions[1])
+		if l := &hub.locks; len(l.files) != 0 || len(l.held) != 0 || len(l.waiting) != 0 || len(l.asking) != 0 {
+			t.Errorf("left: %v %v %v %v", l.files, l.held, l.waiting, l.asking)
+		}
+	})
+}
+
 func TestLockLimits(t *testing.T) {
 	_, sessions := lockRig(1)
 	h := &Handle{s: sessions[0], ino: 7}

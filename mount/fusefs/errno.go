@@ -43,6 +43,7 @@ var errnos = []struct {
 	{mount.ErrLocked, syscall.EAGAIN},
 	{mount.ErrInterrupted, syscall.EINTR},
 	{mount.ErrNoLocks, syscall.ENOLCK},
+	{mount.ErrDeadlock, syscall.EDEADLK},
 }
 
 // Errno is the errno of an error. posix folds the two errnos that speak of keys into EACCES.

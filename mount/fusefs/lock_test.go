@@ -52,6 +52,7 @@ func locksChild(t *testing.T, dirs []string) {
 	for kind, cmds := range map[string][2]int{"posix": {unix.F_SETLK, unix.F_GETLK}, "ofd": {unix.F_OFD_SETLK, unix.F_OFD_GETLK}} {
 		t.Run(kind, func(t *testing.T) { rangeLocks(t, fa, fb, cmds[0], cmds[1]) })
 	}
+	t.Run("deadlock", func(t *testing.T) { deadlock(t, fa, fb) })
 	t.Run("independent", func(t *testing.T) {
 		must(t, unix.Flock(int(fa.Fd()), unix.LOCK_EX))
 		must(t, rangeLock(fb, unix.F_SETLK, unix.F_WRLCK, 0, 0))
@@ -86,6 +87,35 @@ func locksChild(t *testing.T, dirs []string) {
 	})
 	must(t, fa.Close())
 	must(t, fb.Close())
+}
+
+// deadlock lets each of two owners, one on each mount, wait for what the other has: one of them is refused, the other gets it then.
+func deadlock(t *testing.T, fa, fb *os.File) {
+	files := []*os.File{fa, fb}
+	for i, f := range files {
+		must(t, rangeLock(f, unix.F_SETLK, unix.F_WRLCK, int64(i), 1))
+	}
+	var refused atomic.Int32
+	var waits sync.WaitGroup
+	for i, f := range files {
+		waits.Go(func() {
+			err := rangeLock(f, unix.F_SETLKW, unix.F_WRLCK, int64(1-i), 1)
+			if err == syscall.EDEADLK {
+				refused.Add(1)
+				err = rangeLock(f, unix.F_SETLK, unix.F_UNLCK, 0, 0)
+			}
+			if err != nil {
+				t.Errorf("waiter %d: %v", i, err)
+			}
+		})
+	}
+	waits.Wait()
+	if n := refused.Load(); n != 1 {
+		t.Errorf("%d waits were refused, want 1", n)
+	}
+	for _, f := range files {
+		must(t, rangeLock(f, unix.F_SETLK, unix.F_UNLCK, 0, 0))
+	}
 }
 
 func rangeLocks(t *testing.T, fa, fb *os.File, set, get int) {
