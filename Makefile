@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-SCRIPTS := .ci/run .ci/tools packaging/kmsfs.bash packaging/mount.kmsfs $(wildcard integration/*.sh integration/bench/*.sh integration/suites/*.sh)
+SCRIPTS := .ci/run .ci/tools packaging/kmsfs.bash packaging/mount.kmsfs $(wildcard integration/*.sh integration/format1/*.sh integration/bench/*.sh integration/suites/*.sh)
 
 .PHONY: help build test unit race fuzz fuzz-short integration demo demo-down bench soak lint lint-go lint-shell tidy-check fmt clean tools
 

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Stores of the first format, kept as they were (format1/make.sh), opened by the program of today: unlocked by each of their slots,
+# checked, compared with what was written down then, worked in, closed and opened again. And what is not known is refused.
+. "$(dirname "$0")/lib.sh"
+kept=$(cd "$(dirname "$0")" && pwd)/format1
+# shellcheck source=integration/format1/manifest.sh
+. "$kept/manifest.sh"
+needs_root
+printf 'format one\n' >"$T/phrase"
+
+# unpack NAME: the kept store of that name becomes $T/store.
+unpack() {
+  rm -rf "$T/store"
+  tar -C "$T" --no-same-owner -xzf "$kept/$1.tar.gz" || die "cannot unpack $1.tar.gz"
+}
+
+# compare NAME: the mount shows what NAME.txt says, path by path.
+compare() {
+  files_below "$T/m" >"$T/found" 2>"$T/.io/listing" || die "$(cat "$T/.io/listing")"
+  same "$1: paths, sizes, times, contents, attributes, lists and keys are those of then ($(grep -c '^\./' "$kept/$1.txt") inodes)" \
+    "" "$(diff "$kept/$1.txt" "$T/found" | head -n 20)"
+}
+
+story "closed in order: checked before anything else touches it"
+unpack store
+matches 'result: +clean' kmsfs fsck --data
+records >"$T/records"
+same "keys, policies, grants, aliases, buckets, principals and groups are those of then" "" "$(diff "$kept/records.txt" "$T/records" | head -n 20)"
+works kmsfs audit verify
+matches CreateKey sh -c "kmsfs --json audit query --key alias/rotated | grep -o CreateKey"
+
+story "the passphrase opens it as well as the key file"
+mv "$T/store/root.key" "$T/root.key"
+exits 4 "no unlock slot|passphrase" kmsfs key list
+matches alias/rotated kmsfs --passphrase-file "$T/phrase" alias list
+mv "$T/root.key" "$T/store/root.key"
+
+story "a file under the disabled key stays shut; with the key enabled everything is as it was"
+mount_for admin "$T/m" -o default_permissions
+refused "Key has been revoked" cat "$T/m/keyed/under-disabled-200"
+works kmsfs key enable alias/disabled
+compare files
+
+story "it is worked in like any other"
+works sh -c "echo more >>$T/m/keyed/under-imported-200 && echo new >$T/m/bucket-key/new && echo x >$T/m/keyed/rotated1"
+works kmsfs key rotate alias/rotated
+works kmsfs rekey --to alias/plain bucket-key
+works sh -c "rm -r $T/m/plain-s3/deep && mv $T/m/limited/deep $T/m/limited/moved"
+matches "quota|bytes=10000000" attr user.s3.quota "$T/m/limited"
+refused "Disk quota exceeded" dd if=/dev/zero of="$T/m/limited/large" bs=1M count=20
+works rm -f "$T/m/limited/large"
+sum=$(files_below "$T/m" | sha256sum)
+stop_daemon
+matches 'result: +clean' kmsfs fsck --data
+mount_for admin "$T/m" -o default_permissions
+same "closed and opened again it shows the same" "$sum" "$(files_below "$T/m" | sha256sum)"
+prints new cat "$T/m/bucket-key/new"
+stop_daemon
+
+story "killed in the middle of work: the redo log is replayed, the epoch that was open is looked through"
+unpack killed
+mount_for admin "$T/m" -o default_permissions
+matches 'not closed in order.* checked=[1-9]' cat "$T/store/daemon.log"
+compare killed
+works kmsfs gc
+matches 'result: +clean' kmsfs fsck --data
+stop_daemon
+matches 'result: +clean' kmsfs fsck --data
+
+story "a store of a version or with a flag that this program does not know is left alone"
+cp -a "$T/store" "$T/before"
+for change in 's/"version": 1/"version": 2/' 's/"incompatible": \[\]/"incompatible": ["striping"]/'; do
+  sed -i "$change" "$T/store/kmsfs.json"
+  differs "the header is changed: $change" "$(cat "$T/before/kmsfs.json")" "$(cat "$T/store/kmsfs.json")"
+  exits 6 "needs another version of kmsfs.*(format version is 2, this program knows 1|it uses .striping., which)" kmsfs fsck
+  exits 6 "needs another version of kmsfs" kmsfs mount "$T/m"
+  cp -a "$T/before/kmsfs.json" "$T/store/kmsfs.json"
+done
+same "nothing was written to it" "" "$(diff -r --exclude=lock --exclude=daemon.log --exclude='*.sock' "$T/before" "$T/store")"
+works kmsfs fsck
