@@ -152,7 +152,9 @@ func (s *Service) wrap(k *key, ctx crypto.Context, plaintext []byte) (crypto.Wra
 	snap := k.snapshot()
 	material := snap.material()
 	if material == nil { // imported, and taken away since the state was checked
-		return nil, refuse(CodeInvalidState, "%s is pending import.", k.arn)
+		e := refuse(CodeInvalidState, "%s is pending import.", k.arn)
+		e.State = PendingImport
+		return nil, e
 	}
 	return wrap.Wrap(material, wrap.Header{Key: k.id, Material: snap.current}, k.arn, ctx, plaintext)
 }

@@ -44,6 +44,7 @@ var (
 type Error struct {
 	Code, Message string
 	Decision      *policy.Decision
+	State         State // of the key, if that is why; "" otherwise
 
 	cause   error  // behind KMSInternalException
 	missing string // the ARN of a key that does not exist, where that may not be told to everyone

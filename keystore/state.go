@@ -77,19 +77,24 @@ func checkState(op *operation, arn string, r *record) error {
 	if r.Origin == originExternal && (op.states == forSchedule || op.states == forStatus) {
 		return refuse(CodeUnsupportedOperation, "%s origin is %s which is not valid for this operation.", arn, r.Origin)
 	}
+	refused := func(code, what string) error {
+		e := refuse(code, "%s is %s.", arn, what)
+		e.State = r.State
+		return e
+	}
 	switch op.states.verdict(r.State) {
 	case works:
 		return nil
 	case disabled:
-		return refuse(CodeDisabled, "%s is disabled.", arn)
+		return refused(CodeDisabled, "disabled")
 	case pendingDeletion:
-		return refuse(CodeInvalidState, "%s is pending deletion.", arn)
+		return refused(CodeInvalidState, "pending deletion")
 	case notPendingDeletion:
-		return refuse(CodeInvalidState, "%s is not pending deletion.", arn)
+		return refused(CodeInvalidState, "not pending deletion")
 	case pendingImport:
-		return refuse(CodeInvalidState, "%s is pending import.", arn)
+		return refused(CodeInvalidState, "pending import")
 	case unavailable:
-		return refuse(CodeInvalidState, "%s is unavailable.", arn)
+		return refused(CodeInvalidState, "unavailable")
 	case wrongOrigin:
 		return refuse(CodeUnsupportedOperation, "%s origin is %s which is not valid for this operation.", arn, r.Origin)
 	}

@@ -12,7 +12,7 @@ import (
 var (
 	ErrAccess      = errors.New("access denied")
 	ErrKeyRevoked  = errors.New("key is disabled or pending deletion")
-	ErrNoKey       = errors.New("no such key")
+	ErrNoKey       = errors.New("no such key, or no material in it")
 	ErrUnsupported = errors.New("not supported")
 	ErrReadOnly    = errors.New("read-only mount")
 	ErrBadHandle   = errors.New("handle not open for this")
@@ -52,6 +52,9 @@ func kmsError(what string, err error) error {
 		kind = ErrAccess
 	case "DisabledException", "KMSInvalidStateException":
 		kind = ErrKeyRevoked
+		if e.State == keystore.PendingImport || e.State == keystore.Unavailable {
+			kind = ErrNoKey
+		}
 	case "NotFoundException", "InvalidArnException", "InvalidAliasNameException", "KeyUnavailableException":
 		kind = ErrNoKey
 	case "UnsupportedOperationException", "InvalidKeyUsageException":
