@@ -121,6 +121,37 @@ works kmsfs principal delete bob
 exits 1 "bob" kmsfs mount --principal bob "$T/bob"
 exits 1 "last|AdministratorAccess" kmsfs principal delete admin
 
+story "who is made again under the name of a deleted principal is somebody else"
+guest=(--uid "$(uid_of bob)" --policy "$T/Lister.json")
+works kmsfs principal create guest "${guest[@]}"
+works sh -c "kmsfs --json principal show guest >$T/guest.json"
+first=$(sed -n 's/.*"id": *"\(AIDA[A-Z2-7]*\)".*/\1/p' "$T/guest.json")
+works kmsfs key create --alias guests --user guest
+works kmsfs bucket create guests --sse aws:kms:alias/guests
+echo '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::'"$account"':user/guest"},"Action":"s3:*","Resource":"arn:aws:s3:::guests/*"}}' >"$T/guests.json"
+works kmsfs bucket policy guests "$T/guests.json"
+works sh -c "echo welcome >$T/admin/guests/f"
+mount_for guest "$T/bob"
+prints welcome as bob cat "$T/bob/guests/f"
+works kmsfs umount "$T/bob"
+attempt kmsfs grant create alias/guests --grantee guest --operations DescribeKey
+works kmsfs principal delete guest
+matches "$first" kmsfs key policy alias/guests
+matches "$first" kmsfs bucket policy guests
+matches "$first" kmsfs grant list alias/guests
+works kmsfs principal create guest "${guest[@]}"
+lacks "user/guest" kmsfs key policy alias/guests
+lacks "user/guest" kmsfs bucket policy guests
+lacks "user/guest" kmsfs grant list alias/guests
+mount_for guest "$T/bob"
+refused "Permission denied" as bob cat "$T/bob/guests/f"
+works kmsfs bucket policy guests "$T/guests.json"
+refused "Permission denied" as bob cat "$T/bob/guests/f" # the key's policy still means the first guest
+exits 1 "invalid principals: $first" sh -c "kmsfs key policy alias/guests >$T/old.json && kmsfs key policy alias/guests $T/old.json"
+works sh -c "sed 's#$first#arn:aws:iam::$account:user/guest#' $T/old.json >$T/new.json && kmsfs key policy alias/guests $T/new.json"
+prints welcome as bob cat "$T/bob/guests/f"
+works kmsfs umount "$T/bob"
+
 story "audit: everything is there, in order, and whole"
 works kmsfs audit verify
 works sh -c "kmsfs --json audit query >$T/events"

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kmsfs/kmsfs/fs/kv/ledger"
@@ -48,8 +49,12 @@ func (g *grants) of(who *policy.Identity) []policy.Grant {
 	if g == nil || who == nil {
 		return nil
 	}
+	roleID, _, isSession := strings.Cut(who.ID, ":")
+	if !isSession {
+		roleID = ""
+	}
 	out := g.byGrantee[who.ARN]
-	for _, name := range [...]string{who.RoleARN, who.ID, who.Account} {
+	for _, name := range [...]string{who.RoleARN, who.ID, roleID, who.Account} {
 		if name == "" {
 			continue
 		}
@@ -174,7 +179,8 @@ func (s *Service) isPrincipal(arn string) bool {
 	if accountPattern.MatchString(arn) {
 		return true
 	}
-	return principalPattern.MatchString(arn) && s.exists(arn)
+	_, exists := s.bind(arn)
+	return exists && principalPattern.MatchString(arn)
 }
 
 // normalOperations is sorted and without repetition.
@@ -199,8 +205,13 @@ func (s *Service) createGrantLocked(t *trail, ref string, in CreateGrantInput) (
 	snap := k.snapshot()
 	t.resource(k.arn)
 	rec := grantRecord{
-		Format: recordFormat, Name: in.Name, Grantee: in.Grantee, Retiring: in.Retiring, Operations: in.Operations,
-		Subset: in.Subset, Equals: in.Equals, Created: t.now,
+		Format: recordFormat, Name: in.Name, Operations: in.Operations, Subset: in.Subset, Equals: in.Equals, Created: t.now,
+	}
+	var known [2]bool
+	rec.Grantee, known[0] = s.bind(in.Grantee)
+	rec.Retiring, known[1] = s.bind(in.Retiring)
+	if !known[0] || !known[1] { // deleted since checkGrant
+		return nil, "", false, refuse(CodeInvalidARN, "ARN does not refer to a valid principal")
 	}
 	if t.c.Who != nil {
 		rec.Issuer = t.c.Who.ARN
@@ -213,7 +224,7 @@ func (s *Service) createGrantLocked(t *trail, ref string, in CreateGrantInput) (
 		return nil, "", false, err
 	}
 	for _, g := range snap.grants.all() {
-		if in.Name != "" && g.Name == in.Name && g.same(&rec) {
+		if in.Name != "" && g.Name == in.Name && s.sameGrant(&g, &rec) {
 			return k, g.ID, false, nil // in a dry run, end says so
 		}
 	}
@@ -252,10 +263,10 @@ func grantKeys(in CreateGrantInput) policy.MapKeys {
 	return keys
 }
 
-// same compares what a repeated CreateGrant must repeat.
-func (r *grantRecord) same(o *grantRecord) bool {
-	return r.Grantee == o.Grantee && r.Retiring == o.Retiring && slices.Equal(r.Operations, o.Operations) &&
-		maps.Equal(r.Subset, o.Subset) && maps.Equal(r.Equals, o.Equals)
+// sameGrant compares what a repeated CreateGrant must repeat. Grants of old stores name their principals by ARN.
+func (s *Service) sameGrant(r, o *grantRecord) bool {
+	return s.shown(r.Grantee) == s.shown(o.Grantee) && s.shown(r.Retiring) == s.shown(o.Retiring) &&
+		slices.Equal(r.Operations, o.Operations) && maps.Equal(r.Subset, o.Subset) && maps.Equal(r.Equals, o.Equals)
 }
 
 // setGrants publishes a key's grants. s.manage is held.
@@ -278,8 +289,8 @@ func (s *Service) ListGrants(c *Call, ref, grantID, grantee string) ([]Grant, er
 	p := audit.Parameters{KeyID: ref, GrantID: grantID, GranteePrincipal: grantee}
 	err := s.read(c, opListGrants, ref, p, func(k *key, snap *snapshot) error {
 		for _, g := range snap.grants.all() {
-			if (grantID == "" || g.ID == grantID) && (grantee == "" || g.Grantee == grantee) {
-				out = append(out, g.public(k))
+			if (grantID == "" || g.ID == grantID) && (grantee == "" || s.shown(g.Grantee) == s.shown(grantee)) {
+				out = append(out, s.public(k, &g))
 			}
 		}
 		return nil
@@ -287,9 +298,10 @@ func (s *Service) ListGrants(c *Call, ref, grantID, grantee string) ([]Grant, er
 	return out, err
 }
 
-func (r *grantRecord) public(k *key) Grant {
+// public is a grant as it is shown.
+func (s *Service) public(k *key, r *grantRecord) Grant {
 	return Grant{
-		ID: r.ID, Name: r.Name, KeyARN: k.arn, Grantee: r.Grantee, Retiring: r.Retiring, Issuer: r.Issuer,
+		ID: r.ID, Name: r.Name, KeyARN: k.arn, Grantee: s.shown(r.Grantee), Retiring: s.shown(r.Retiring), Issuer: r.Issuer,
 		Operations: slices.Clone(r.Operations), Subset: maps.Clone(r.Subset), Equals: maps.Clone(r.Equals), Created: r.Created,
 	}
 }
@@ -303,8 +315,8 @@ func (s *Service) ListRetirableGrants(c *Call, retiring string) ([]Grant, error)
 	var out []Grant
 	for _, k := range s.list() {
 		for _, g := range s.settled(k).grants.all() {
-			if g.Retiring == retiring {
-				out = append(out, g.public(k))
+			if s.shown(g.Retiring) == s.shown(retiring) {
+				out = append(out, s.public(k, &g))
 			}
 		}
 	}

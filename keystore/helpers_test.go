@@ -53,7 +53,7 @@ type world struct {
 	root  *crypto.DataKey
 	clock *clock
 	audit *audit.Log
-	known func(arn string) bool
+	known policy.Directory
 	now   func() time.Time // nil = clock.Now
 	other string           // a second key, for some tests
 	*Service
@@ -88,7 +88,7 @@ func (w *world) tryOpen() error {
 	}
 	s, err := Open(Config{
 		Ledger: l, Root: w.root, ShredFile: w.shredPath(), Audit: w.audit, Account: testAccount, Region: testRegion,
-		Clock: w.time, Principal: w.known,
+		Clock: w.time, Principals: w.known,
 	})
 	if err == nil {
 		w.Service = s

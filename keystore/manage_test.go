@@ -88,14 +88,27 @@ func TestPutKeyPolicy(t *testing.T) {
 func TestPoliciesNameExistingPrincipals(t *testing.T) {
 	w := newWorld(t)
 	must(t, w.Close())
-	w.known = func(arn string) bool { return !strings.Contains(arn, "ghost") }
+	people := newDirectory()
+	w.known = people
 	w.open()
 	wants(t, second(w.CreateKey(w.admin(), CreateKeyInput{Users: []string{userARN("ghost")}})), CodeMalformedPolicy, "*")
 	arn := w.key("default")
 	text := strings.Replace(string(testVectors(t).KeyPolicies["console"]), "user/alice", "user/ghost", 1)
 	wants(t, w.PutKeyPolicy(w.admin(), arn, []byte(text), false), CodeMalformedPolicy, "*")
+	gone := people.id("ghost")
+	delete(people.ids, userARN("ghost"))
+	text = strings.Replace(text, userARN("ghost"), gone, 1)
+	wants(t, w.PutKeyPolicy(w.admin(), arn, []byte(text), false), CodeMalformedPolicy,
+		"Policy contains a statement with one or more invalid principals: "+gone)
 	_, _, err := w.CreateGrant(w.admin(), arn, CreateGrantInput{Grantee: userARN("ghost"), Operations: []string{"Decrypt"}})
 	wants(t, err, CodeInvalidARN, "*")
+	_, _, err = w.CreateGrant(w.admin(), arn, CreateGrantInput{Grantee: userARN("bob"), Retiring: userARN("ghost"), Operations: []string{"Decrypt"}})
+	wants(t, err, CodeInvalidARN, "*")
+	_, _, err = w.CreateGrant(w.admin(), arn, CreateGrantInput{Grantee: gone, Operations: []string{"Decrypt"}})
+	wants(t, err, CodeInvalidARN, "*")
+	if now, err := w.GetKeyPolicy(w.admin(), arn); err != nil || string(now) != string(testVectors(t).KeyPolicies["default"]) {
+		t.Errorf("a refusal changed the policy: %s %v", now, err)
+	}
 }
 
 func TestReferences(t *testing.T) {

@@ -1,10 +1,8 @@
 package keystore
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/kmsfs/kmsfs/keystore/audit"
 	"github.com/kmsfs/kmsfs/principals/policy"
@@ -12,7 +10,7 @@ import (
 
 const maxPolicy = 32 << 10
 
-// parsePolicy compiles a key policy and checks that every principal it names exists.
+// parsePolicy compiles a key policy as it is kept: every principal that it names must exist, and stands there by its unique id.
 func (s *Service) parsePolicy(text []byte) (*policy.Document, error) {
 	if len(text) > maxPolicy {
 		return nil, refuse(CodeLimitExceeded, "The key policy is longer than %d bytes.", maxPolicy)
@@ -24,58 +22,21 @@ func (s *Service) parsePolicy(text []byte) (*policy.Document, error) {
 	if err != nil {
 		return nil, refuse(CodeMalformedPolicy, "%s", err)
 	}
-	for _, p := range principalsOf(text) {
-		if !s.exists(p) {
-			return nil, refuse(CodeMalformedPolicy, "Policy contains a statement with one or more invalid principals: %s", p)
-		}
+	bound, err := doc.Bind(s.account, s.principals)
+	if unknown, ok := errors.AsType[*policy.UnknownPrincipalError](err); ok {
+		return nil, refuse(CodeMalformedPolicy, "Policy contains a statement with one or more invalid principals: %s", unknown.Principal)
 	}
-	return doc, nil
+	return bound, internal(err)
 }
 
-// exists says whether a principal is there. Other accounts', and what is no single principal, are taken on trust.
-func (s *Service) exists(arn string) bool {
-	parts := strings.SplitN(arn, ":", 6)
-	if len(parts) != 6 || parts[0] != "arn" || parts[4] != s.account || parts[5] == "root" {
-		return true
-	}
-	return s.principal(arn)
+// bind is how a principal is kept: by its unique id. False: there is no such principal.
+func (s *Service) bind(principal string) (string, bool) {
+	return policy.BindPrincipal(s.account, s.principals, principal)
 }
 
-// principalsOf collects the AWS principals of a policy that has been parsed before, so that its shape is known to be right.
-func principalsOf(text []byte) []string {
-	var doc struct {
-		Statement json.RawMessage
-	}
-	if json.Unmarshal(text, &doc) != nil {
-		return nil
-	}
-	type statement struct {
-		Principal, NotPrincipal json.RawMessage
-	}
-	var list []statement
-	if json.Unmarshal(doc.Statement, &list) != nil {
-		list = make([]statement, 1)
-		if json.Unmarshal(doc.Statement, &list[0]) != nil {
-			return nil
-		}
-	}
-	var out []string
-	for _, st := range list {
-		for _, raw := range []json.RawMessage{st.Principal, st.NotPrincipal} {
-			var by struct{ AWS json.RawMessage }
-			if json.Unmarshal(raw, &by) != nil {
-				continue // "*", or absent
-			}
-			var one string
-			var many []string
-			if json.Unmarshal(by.AWS, &one) == nil {
-				out = append(out, one)
-			} else if json.Unmarshal(by.AWS, &many) == nil {
-				out = append(out, many...)
-			}
-		}
-	}
-	return out
+// shown is how a principal that is kept is shown: by its ARN while it exists, and by its unique id afterwards.
+func (s *Service) shown(principal string) string {
+	return policy.ShownPrincipal(s.principals, principal)
 }
 
 // newPolicy is the policy of a key to be made: the given one, the console's, or the default.
@@ -105,11 +66,11 @@ func checkLockout(who *policy.Identity, doc *policy.Document, arn string) error 
 	return nil
 }
 
-// GetKeyPolicy is the text of the key's policy, as it was put.
+// GetKeyPolicy is the text of the key's policy, as it was put; principals that have been deleted since stand there by their unique ids.
 func (s *Service) GetKeyPolicy(c *Call, ref string) ([]byte, error) {
 	var text []byte
 	err := s.read(c, opGetKeyPolicy, ref, audit.Parameters{KeyID: ref, PolicyName: "default"}, func(_ *key, snap *snapshot) error {
-		text = []byte(snap.rec.Policy)
+		text = snap.policy.Shown(s.principals)
 		return nil
 	})
 	return text, err
@@ -141,7 +102,7 @@ func (s *Service) PutKeyPolicy(c *Call, ref string, text []byte, bypassLockout b
 				return err
 			}
 		}
-		ch.rec.Policy, ch.snap.policy = string(text), doc
+		ch.rec.Policy, ch.snap.policy = string(doc.Text()), doc
 		return nil
 	})
 }

@@ -316,7 +316,11 @@ func newGrants(list []grantRecord) *grants {
 	g := &grants{list: list, byGrantee: map[string][]policy.Grant{}}
 	for i := range list {
 		r := &list[i]
-		g.byGrantee[r.Grantee] = append(g.byGrantee[r.Grantee], r.policy())
+		name := r.Grantee
+		if account, isRoot := strings.CutSuffix(name, ":root"); isRoot {
+			name = account[strings.LastIndexByte(account, ':')+1:]
+		}
+		g.byGrantee[name] = append(g.byGrantee[name], r.policy())
 	}
 	return g
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/kv/ledger"
 	"github.com/kmsfs/kmsfs/keystore/audit"
+	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
 // Config is what a Service is made of.
@@ -24,24 +25,25 @@ type Config struct {
 	Account   string          // 12 digits
 	Region    string
 	Clock     func() time.Time
-	// Principal says whether the principal behind an ARN exists; nil = do not ask. Policies and grants that name one that does
-	// not are refused.
-	Principal func(arn string) bool
-	Logger    *slog.Logger // nil = none
+	// Principals knows the principals of the account. Policies and grants that name one that does not exist are refused; those
+	// that name one that does are kept with its unique id, so that whoever is made again under the name of a deleted principal does not
+	// inherit. nil = none are known, and names are taken as they are.
+	Principals policy.Directory
+	Logger     *slog.Logger // nil = none
 }
 
 // Service is an open keystore. Its methods may be called concurrently.
 type Service struct {
-	ledger    *ledger.Ledger
-	root      *crypto.DataKey
-	tokens    *crypto.DataKey // signs grant tokens
-	shred     *shredFile
-	audit     *audit.Log
-	account   string
-	region    string
-	clock     func() time.Time
-	principal func(arn string) bool
-	logger    *slog.Logger
+	ledger     *ledger.Ledger
+	root       *crypto.DataKey
+	tokens     *crypto.DataKey // signs grant tokens
+	shred      *shredFile
+	audit      *audit.Log
+	account    string
+	region     string
+	clock      func() time.Time
+	principals policy.Directory // may be nil
+	logger     *slog.Logger
 
 	arnPrefix string   // arn:aws:kms:R:A:
 	via       []string // the value of kms:ViaService
@@ -84,30 +86,27 @@ func Open(c Config) (*Service, error) {
 		return nil, fmt.Errorf("keystore: region %q", c.Region)
 	}
 	s := &Service{
-		ledger:    c.Ledger,
-		root:      c.Root.Clone(),
-		tokens:    c.Root.Derive(nil, tokenInfo),
-		audit:     c.Audit,
-		account:   c.Account,
-		region:    c.Region,
-		clock:     c.Clock,
-		principal: c.Principal,
-		logger:    c.Logger,
-		arnPrefix: "arn:aws:kms:" + c.Region + ":" + c.Account + ":",
-		via:       []string{"s3." + c.Region + ".amazonaws.com"},
-		called:    []string{"s3.amazonaws.com"},
-		accountID: []string{c.Account},
-		keys:      map[keyID]*key{},
-		aliases:   map[string]*alias{},
-		stop:      make(chan struct{}),
-		due:       make(chan struct{}, 1),
-		ended:     make(chan struct{}),
+		ledger:     c.Ledger,
+		root:       c.Root.Clone(),
+		tokens:     c.Root.Derive(nil, tokenInfo),
+		audit:      c.Audit,
+		account:    c.Account,
+		region:     c.Region,
+		clock:      c.Clock,
+		principals: c.Principals,
+		logger:     c.Logger,
+		arnPrefix:  "arn:aws:kms:" + c.Region + ":" + c.Account + ":",
+		via:        []string{"s3." + c.Region + ".amazonaws.com"},
+		called:     []string{"s3.amazonaws.com"},
+		accountID:  []string{c.Account},
+		keys:       map[keyID]*key{},
+		aliases:    map[string]*alias{},
+		stop:       make(chan struct{}),
+		due:        make(chan struct{}, 1),
+		ended:      make(chan struct{}),
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
-	}
-	if s.principal == nil {
-		s.principal = func(string) bool { return true }
 	}
 	if err := s.open(c.ShredFile); err != nil {
 		return nil, errors.Join(err, s.wipe())

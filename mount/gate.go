@@ -298,10 +298,13 @@ func (s *Session) view() *view {
 func (s *Session) lookAgain(epoch uint64) *view {
 	v := &view{epoch: epoch, clock: s.cfg.Clock}
 	who, err := s.cfg.Principals.Identity(s.cfg.Principal)
-	if err == nil {
+	switch {
+	case err != nil:
+		s.log.Warn("principal without identity: everything is refused", "err", err)
+	case who.ID != s.id:
+		s.log.Warn("the principal was deleted; another has its name: everything is refused", "id", s.id, "now", who.ID)
+	default:
 		v.who = who
-	} else {
-		s.log.Warn("principal without identity: everything is refused", "principal", s.cfg.Principal, "err", err)
 	}
 	if old := s.rights.Load(); old == nil || old.epoch < epoch {
 		s.rights.CompareAndSwap(old, v)

@@ -51,7 +51,7 @@ func newWorld(t testing.TB) *world {
 	w.ok(err)
 	w.keys, err = keystore.Open(keystore.Config{
 		Ledger: l, Root: root, ShredFile: path.Join(t.TempDir(), "shred"), Audit: w.audit, Account: account, Region: "us-east-1",
-		Clock: time.Now, Logger: log,
+		Clock: time.Now, Logger: log, Principals: w.principals,
 	})
 	w.ok(err)
 	w.vol, err = fs.Open(fs.Config{

@@ -32,6 +32,7 @@ type Session struct {
 	hub      *Hub
 	vol      *fs.Volume
 	log      *slog.Logger
+	id       string // the principal's unique id: who is made again under its name is somebody else
 	override choice // of Options.SSE; method None: none
 
 	rights   atomic.Pointer[view]
@@ -64,9 +65,11 @@ func NewSession(cfg SessionConfig) (*Session, error) {
 		c.header = true
 		s.override = c
 	}
-	if _, err := cfg.Principals.Identity(cfg.Principal); err != nil {
+	who, err := cfg.Principals.Identity(cfg.Principal)
+	if err != nil {
 		return nil, fmt.Errorf("principal %s: %w", cfg.Principal, err)
 	}
+	s.id = who.ID
 	s.hub.join(s)
 	return s, nil
 }

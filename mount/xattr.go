@@ -246,7 +246,7 @@ func (s *Session) getOfBucket(t *xattrTarget, name string) ([]byte, error) {
 			return nil, err
 		}
 		if len(b.Policy) > 0 {
-			return b.Policy, nil
+			return s.shownPolicy(b)
 		}
 	case attrQuota:
 		if err := t.v.bucket(t.b, actGetQuota, nil); err != nil {
@@ -331,13 +331,7 @@ func (s *Session) setOfBucket(t *xattrTarget, name, value string) error {
 		}
 		a, set = actPutEncryption, func(b *bucketDoc) { b.Encryption = encryptionJSON(def) }
 	case attrPolicy:
-		if len(value) > maxBucketPolicy {
-			return ErrTooBig
-		}
-		if _, err := policy.Parse(policy.BucketPolicy, []byte(value)); err != nil {
-			return fmt.Errorf("bucket policy: %w: %w", ErrInvalid, err)
-		}
-		a, set = actPutPolicy, func(b *bucketDoc) { b.Policy = []byte(value) }
+		return s.putPolicy(t, value)
 	case attrQuota:
 		if err := checkQuota(value); err != nil {
 			return err
@@ -350,6 +344,34 @@ func (s *Session) setOfBucket(t *xattrTarget, name, value string) error {
 		return err
 	}
 	return s.setBucket(t.ino, set)
+}
+
+// putPolicy replaces a bucket's policy. It is kept with the unique ids of the principals that it names, all of which must exist: who
+// is made again under the name of a deleted principal is not meant by it.
+func (s *Session) putPolicy(t *xattrTarget, text string) error {
+	if len(text) > maxBucketPolicy {
+		return ErrTooBig
+	}
+	doc, err := policy.Parse(policy.BucketPolicy, []byte(text))
+	if err != nil {
+		return fmt.Errorf("bucket policy: %w: %w", ErrInvalid, err)
+	}
+	if err := t.v.bucket(t.b, actPutPolicy, nil); err != nil {
+		return err
+	}
+	if doc, err = doc.Bind(s.cfg.Principals.Account(), s.cfg.Principals); err != nil {
+		return fmt.Errorf("bucket policy: %w: invalid principal in policy: %w", ErrInvalid, err)
+	}
+	return s.setBucket(t.ino, func(b *bucketDoc) { b.Policy = doc.Text() })
+}
+
+// shownPolicy is a bucket's policy with names in place of the unique ids of principals that exist.
+func (s *Session) shownPolicy(b bucketDoc) ([]byte, error) {
+	doc, err := policy.Parse(policy.BucketPolicy, b.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("policy of bucket %s: %w: %w", b.Name, ErrCorrupt, err)
+	}
+	return doc.Shown(s.cfg.Principals), nil
 }
 
 func (s *Session) setBucket(ino Ino, set func(*bucketDoc)) error {

@@ -3,6 +3,7 @@ package mount
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -241,4 +242,47 @@ func FuzzEncodeKey(f *testing.F) {
 			t.Errorf("%q and %q look the same", a, b)
 		}
 	})
+}
+
+// Policies mean users and not names: whoever is made again under the name of a deleted user is somebody else, for a bucket's policy, a
+// key's policy, a grant, and for a mount that was made for the one before.
+func TestDeletedUsersDoNotComeBack(t *testing.T) {
+	w := tableWorld(t)
+	admin := w.as("admin")
+	w.user("guest")
+	const allow = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"%s"},"Action":"s3:*","Resource":["arn:aws:s3:::pub","arn:aws:s3:::pub/*"]}]}`
+	put := fmt.Sprintf(allow, userARN("guest"))
+	old, err := w.principals.Get("guest")
+	w.ok(err)
+
+	want(t, "names nobody", admin.setx("pub", attrPolicy, fmt.Sprintf(allow, userARN("ghost"))), ErrInvalid)
+	_, err = admin.getx("pub", attrPolicy)
+	want(t, "nothing was put", err, ErrNoAttr)
+	w.ok(admin.setx("pub", attrPolicy, put))
+	admin.wantx(t, "pub", attrPolicy, put)
+	first := w.as("guest")
+	reads(t, "the bucket's policy names him", first, "pub/f", "content of pub/f")
+	h, err := first.open("pub/f", os.O_RDONLY)
+	w.ok(err)
+	defer h.Close()
+
+	w.ok(w.principals.Delete("guest"))
+	kept := fmt.Sprintf(allow, old.ID)
+	admin.wantx(t, "pub", attrPolicy, kept)
+	refused(t, "he is deleted", first, "pub/f", ErrAccess)
+	w.user("guest")
+	again := w.as("guest")
+	admin.wantx(t, "pub", attrPolicy, kept)
+	refused(t, "another guest", again, "pub/f", ErrAccess)
+	want(t, "the id means nobody now", admin.setx("pub", attrPolicy, kept), ErrInvalid)
+	w.ok(w.principals.Attach("guest", "AmazonS3FullAccess"))
+	reads(t, "his own rights", again, "pub/f", "content of pub/f")
+	refused(t, "the old guest's mount has none of them", first, "pub/f", ErrAccess)
+	_, err = read(h)
+	want(t, "nor what was open on it", err, ErrAccess)
+
+	w.ok(w.principals.Detach("guest", "AmazonS3FullAccess"))
+	w.ok(admin.setx("pub", attrPolicy, put))
+	reads(t, "put again, it means the new guest", again, "pub/f", "content of pub/f")
+	want(t, "who may not put a policy does not learn who exists", w.as("ro").setx("pub", attrPolicy, fmt.Sprintf(allow, userARN("ghost"))), ErrAccess)
 }

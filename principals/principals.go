@@ -21,7 +21,8 @@
 // Names follow IAM: letters, digits and _+=,.@- , up to 64 characters for users and
 // 128 for policies, and two names may not differ in case alone. A unique
 // id (AIDA and 17 characters) is random and dies with its user; who is created again under
-// an old name is somebody else. A policy that is attached cannot be deleted.
+// an old name is somebody else (Store is the policy.Directory by which key and bucket policies and grants keep
+// ids instead of names). A policy that is attached cannot be deleted.
 // The last principal with AdministratorAccess can neither be deleted nor lose
 // that policy, nor be bounded by another: nobody would be left to let anyone in.
 //
@@ -185,6 +186,21 @@ func (s *Store) ByARN(arn string) (Principal, error) {
 		return s.Get(name)
 	}
 	return Principal{}, notFound(arn)
+}
+
+// UniqueID returns the unique id behind an ARN, and whether there is such a principal.
+func (s *Store) UniqueID(arn string) (id string, exists bool) {
+	p, err := s.ByARN(arn)
+	return p.ID, err == nil
+}
+
+// ARN returns the ARN of the principal with a unique id, and whether there still is one.
+func (s *Store) ARN(id string) (arn string, exists bool) {
+	st := s.now.Load()
+	if name, ok := st.byID[id]; ok {
+		return st.users[name].ARN, true
+	}
+	return "", false
 }
 
 // List returns all principals, by name.

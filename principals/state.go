@@ -16,9 +16,10 @@ import (
 // published; a change works on a clone.
 type state struct {
 	users map[string]*user
-	// byUID and folded are derived from users; folded maps lower-case names.
+	// byUID, folded and byID are derived from users; folded maps lower-case names, byID unique ids to names.
 	byUID  map[uint32][]string
 	folded map[string]string
+	byID   map[string]string
 	// policies are the stored ones. foldedPolicies maps lower-case names, the
 	// built-in ones included.
 	policies       map[string]policy.Named
@@ -39,7 +40,7 @@ type user struct {
 
 func (st *state) clone() *state {
 	return &state{
-		users: maps.Clone(st.users), byUID: maps.Clone(st.byUID), folded: maps.Clone(st.folded),
+		users: maps.Clone(st.users), byUID: maps.Clone(st.byUID), folded: maps.Clone(st.folded), byID: maps.Clone(st.byID),
 		policies: maps.Clone(st.policies), foldedPolicies: maps.Clone(st.foldedPolicies),
 		groups: maps.Clone(st.groups), memberOf: maps.Clone(st.memberOf), foldedGroups: maps.Clone(st.foldedGroups),
 		accessKeys: maps.Clone(st.accessKeys),
@@ -141,6 +142,7 @@ func (c *change) deleteUser(p Principal) error {
 	c.st.unindex(p)
 	delete(c.st.users, p.Name)
 	delete(c.st.folded, strings.ToLower(p.Name))
+	delete(c.st.byID, p.ID)
 	c.deletes = append(c.deletes, record{kind: kindUser, id: p.Name})
 	c.touched = append(c.touched, p.Name)
 	return nil
@@ -198,6 +200,7 @@ func (st *state) addUser(s *Store, p Principal) error {
 	}
 	st.users[p.Name] = &user{Principal: p, identity: who}
 	st.folded[strings.ToLower(p.Name)] = p.Name
+	st.byID[p.ID] = p.Name
 	for _, uid := range p.UIDs {
 		names := append(slices.Clone(st.byUID[uid]), p.Name)
 		slices.Sort(names)
@@ -234,7 +237,7 @@ func corrupt(what, id string, err error) error {
 // load builds the state from the ledger.
 func (s *Store) load() (*state, error) {
 	st := &state{
-		users: map[string]*user{}, byUID: map[uint32][]string{}, folded: map[string]string{},
+		users: map[string]*user{}, byUID: map[uint32][]string{}, folded: map[string]string{}, byID: map[string]string{},
 		policies: map[string]policy.Named{}, foldedPolicies: map[string]string{},
 		groups: map[string]Group{}, memberOf: map[string][]string{}, foldedGroups: map[string]string{},
 		accessKeys: map[string]accessKey{},
@@ -267,6 +270,9 @@ func (s *Store) load() (*state, error) {
 		}
 		if other, taken := st.folded[strings.ToLower(id)]; taken {
 			return corrupt("principal", id, fmt.Errorf("differs from %q in case alone", other))
+		}
+		if other, taken := st.byID[p.ID]; taken {
+			return corrupt("principal", id, fmt.Errorf("has the unique id of %q", other))
 		}
 		p.ARN = s.arn(p.Name)
 		if err := st.addUser(s, p); err != nil {

@@ -120,7 +120,7 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 	}
 	s.keystore, err = keystore.Open(keystore.Config{
 		Ledger: s.ledger, Root: s.key(keyKeystore), ShredFile: filepath.Join(dir, fileShred), Audit: s.audit,
-		Account: info.Account, Region: info.Region, Clock: clock, Logger: log, Principal: s.exists,
+		Account: info.Account, Region: info.Region, Clock: clock, Logger: log, Principals: s.principals,
 	})
 	if err != nil {
 		return s, err
@@ -203,13 +203,6 @@ func (s *store) Close() error {
 	}
 	s.close = nil
 	return errors.Join(errs...)
-}
-
-// exists answers the keystore, whose policies and grants may only name
-// principals that there are.
-func (s *store) exists(arn string) bool {
-	_, err := s.principals.ByARN(arn)
-	return err == nil
 }
 
 // Host makes the daemon over this store. Only one with mounts may host them.

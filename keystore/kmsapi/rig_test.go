@@ -83,7 +83,7 @@ func newRig(t testing.TB) *rig {
 	r.ok(err)
 	r.keys, err = keystore.Open(keystore.Config{
 		Ledger: l, Root: rows.Derive(nil, "root"), ShredFile: filepath.Join(dir, "shred"), Audit: r.audit, Account: account, Region: region,
-		Clock: r.clock.Now, Principal: func(arn string) bool { _, err := r.people.ByARN(arn); return err == nil },
+		Clock: r.clock.Now, Principals: r.people,
 	})
 	r.ok(err)
 	r.person("admin", "AdministratorAccess")

@@ -54,7 +54,7 @@ func newWorld(t testing.TB) *world {
 	w.ok(err)
 	w.keys, err = keystore.Open(keystore.Config{
 		Ledger: l, Root: root, ShredFile: filepath.Join(t.TempDir(), "shred"), Audit: events, Account: account, Region: "us-east-1",
-		Clock: time.Now, Logger: w.log,
+		Clock: time.Now, Logger: w.log, Principals: w.principals,
 	})
 	w.ok(err)
 	w.vol, err = fs.Open(fs.Config{

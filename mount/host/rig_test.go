@@ -77,7 +77,7 @@ func newRig(t *testing.T, persistent bool) *rig {
 	r.ok(err)
 	r.keys, err = keystore.Open(keystore.Config{
 		Ledger: l, Root: root, ShredFile: filepath.Join(r.dir, "shred"), Audit: events, Account: info.Account, Region: info.Region,
-		Clock: time.Now, Logger: log,
+		Clock: time.Now, Logger: log, Principals: people,
 	})
 	r.ok(err)
 	r.vol, err = fs.Open(fs.Config{

@@ -35,6 +35,16 @@ func FuzzParse(f *testing.F) {
 		if string(d.Text()) != text {
 			t.Fatal("text changed")
 		}
+		if got := d.Shown(nil); string(got) != text {
+			t.Fatalf("shown as %q", got)
+		}
+		bound, err := d.Bind(testAccount, everybody{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := bound.Bind(testAccount, everybody{}); err != nil || string(again.Text()) != string(bound.Text()) {
+			t.Fatalf("bound twice: %v", err)
+		}
 		if d.kind == IdentityPolicy {
 			w := *who
 			w.Policies = []Named{{"f", d}}
@@ -52,6 +62,12 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// everybody exists, with one id for all.
+type everybody struct{}
+
+func (everybody) UniqueID(string) (string, bool) { return "AIDAEVERYBODY00000000", true }
+func (everybody) ARN(id string) (string, bool)   { return id, true }
 
 func fuzzCaller(t testing.TB) *Identity {
 	who := identity(t, iamARN+"user/alice", adminPolicy)

@@ -10,12 +10,10 @@ type principalSet struct {
 	any      bool
 	accounts []string // 12 digits, also from root ARNs
 	arns     []string // users, roles, sessions, federated users
-	ids      []string // AIDA…, AROA…
+	ids      []string // AIDA…, AROA…, AROA…:session
 	// Services and federated and canonical users are kept for completeness: no
 	// caller of this system is one.
 	services, federated, canonical []string
-	// bound maps an ARN to the unique id it stood for when the policy was put.
-	bound map[string]string
 }
 
 // How a principal element covers a caller.
@@ -66,8 +64,7 @@ func (s *principalSet) covers(who *Identity) coverage {
 
 func (s *principalSet) names(arn, id string) bool {
 	if arn != "" && slices.Contains(s.arns, arn) {
-		want, bound := s.bound[arn]
-		return !bound || want == id
+		return true
 	}
 	return id != "" && len(s.ids) > 0 && slices.Contains(s.ids, id)
 }
