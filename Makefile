@@ -10,7 +10,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 SCRIPTS := .ci/run .ci/tools packaging/kmsfs.bash packaging/mount.kmsfs $(wildcard integration/*.sh integration/format1/*.sh integration/bench/*.sh integration/suites/*.sh)
 
-.PHONY: help build test unit race fuzz fuzz-short integration demo demo-down bench soak lint lint-go lint-shell tidy-check fmt clean tools
+.PHONY: help build test unit race fuzz integration demo demo-down bench soak lint lint-go lint-shell tidy-check fmt clean tools
 
 help: ## this list
 	@echo 'kmsfs: directories with the encryption model of Amazon S3 and KMS'
@@ -22,7 +22,7 @@ help: ## this list
 build: ## the program, as bin/kmsfs
 	$(GO) build -trimpath -o $(BIN) ./cmd/kmsfs
 
-test: tools lint race fuzz-short integration ## everything: checks, unit tests with the race detector, short fuzzing, real mounts
+test: tools lint race fuzz integration ## everything: checks, unit tests with the race detector, short fuzzing, real mounts
 
 demo: tools build ## a store, two principals, buckets and keys under ./demo, mounted and ready to try
 	@integration/demo.sh up $(DEMO)
@@ -39,9 +39,6 @@ race: ## unit tests, shuffled, with the race detector
 fuzz: ## every fuzz target for FUZZTIME (10s)
 	@integration/fuzz.sh $(FUZZTIME)
 
-fuzz-short:
-	@integration/fuzz.sh 3s
-
 integration: build ## shell tests against real mounts; ONLY="t_sse t_tree" picks some
 	@integration/run.sh $(ONLY)
 
@@ -49,8 +46,9 @@ bench: build ## kmsfs beside gocryptfs, a plain FUSE loopback and the bare disk;
 	@.ci/tools bench
 	@integration/bench/bench.sh
 
-soak: build ## random work by several principals with daemon kills in between, for MINUTES (10)
+soak: build ## random work by several principals with daemon kills in between, for MINUTES (10), then every fuzz target for SOAKFUZZ (30m)
 	@integration/soak.sh $${MINUTES:-10}
+	@integration/fuzz.sh $${SOAKFUZZ:-30m}
 
 lint: lint-shell tidy-check lint-go ## formatting, vet, linters, tidy go.mod, shell scripts
 

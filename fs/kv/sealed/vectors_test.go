@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/kmsfs/kmsfs/crypto"
@@ -68,6 +69,9 @@ func TestVectors(t *testing.T) {
 	var vs []vector
 	if err := json.Unmarshal(b, &vs); err != nil {
 		t.Fatal(err)
+	}
+	if made := makeVectors(t); !slices.Equal(made, vs) {
+		t.Errorf("what is sealed now differs from %s: %v", vectorsFile, made)
 	}
 	bin := func(s string) []byte {
 		b, err := hex.DecodeString(s)
