@@ -10,7 +10,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 SCRIPTS := .ci/run .ci/tools packaging/kmsfs.bash packaging/mount.kmsfs $(wildcard integration/*.sh integration/format1/*.sh integration/bench/*.sh integration/suites/*.sh)
 
-.PHONY: help build test unit race fuzz integration demo demo-down bench soak lint lint-go lint-shell tidy-check fmt clean tools
+.PHONY: help build test unit race fips fuzz integration demo demo-down bench soak lint lint-go lint-shell tidy-check fmt clean tools
 
 help: ## this list
 	@echo 'kmsfs: directories with the encryption model of Amazon S3 and KMS'
@@ -22,7 +22,7 @@ help: ## this list
 build: ## the program, as bin/kmsfs
 	$(GO) build -trimpath -o $(BIN) ./cmd/kmsfs
 
-test: tools lint race fuzz integration ## everything: checks, unit tests with the race detector, short fuzzing, real mounts
+test: tools lint race fips fuzz integration ## everything: checks, unit tests with the race detector, short fuzzing, real mounts
 
 demo: tools build ## a store, two principals, buckets and keys under ./demo, mounted and ready to try
 	@integration/demo.sh up $(DEMO)
@@ -35,6 +35,10 @@ unit: ## unit tests, quickly
 
 race: ## unit tests, shuffled, with the race detector
 	$(GO) test -race -shuffle=on ./...
+
+fips: ## the program, and what has keys, with Go's FIPS 140-3 module
+	GOFIPS140=v1.0.0 $(GO) build -trimpath -o /dev/null ./cmd/kmsfs
+	GOFIPS140=v1.0.0 $(GO) test ./crypto/... ./fs/kv/... ./keystore/rootkey ./keystore/audit -run 'Vector|Example'
 
 fuzz: ## every fuzz target for FUZZTIME (10s)
 	@integration/fuzz.sh $(FUZZTIME)

@@ -38,7 +38,7 @@ const (
 )
 
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	d    *Daemon
 	dir  string
 	key  string // id of alias/my-key
@@ -60,7 +60,7 @@ func (f *fakeServer) Wait()          { <-f.gone }
 func (f *fakeServer) Abort() error   { f.end.Do(func() { close(f.gone) }); return nil }
 func (f *fakeServer) Device() string { return "0:0" }
 
-func newRig(t *testing.T, persistent bool) *rig {
+func newRig(t testing.TB, persistent bool) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: t.TempDir(), servers: map[string]*fakeServer{}}
 	log := slog.New(slog.DiscardHandler)
