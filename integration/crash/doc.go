@@ -4,7 +4,7 @@
 // (docs/reliability.md).
 //
 // The test process itself never touches a mount, which might hang it: workers
-// and verifiers are children of it (the test binary started again with a role
+// and verifiers are children of it (these tests, built once more, with a role
 // in its environment), and every one of them has a deadline.
 //
 // A worker draws operations from its seed, alternating between two mounts of

@@ -62,6 +62,7 @@ func (r *rig) finish() {
 
 // TestFsckCommand finds a flipped byte, says so by its exit status, and repairs nothing under mounts.
 func TestFsckCommand(t *testing.T) {
+	t.Parallel()
 	needs(t)
 	r := newRig(t, "")
 	r.start()

@@ -17,9 +17,9 @@ var profiles = []struct {
 	max  int64
 	ops  int
 }{
-	{"mixed", 300_000, 1200},
-	{"small", 16 << 10, 5000},
-	{"large", 3 << 20, 300},
+	{"mixed", 300_000, 800},
+	{"small", 16 << 10, 2500},
+	{"large", 3 << 20, 150},
 	{"rows", 500, 3000}, // with large attributes: crosses rotations of the redo log and of tables in memory
 }
 
@@ -111,6 +111,7 @@ func (r *rig) check(rd *round) (ops int) {
 // the same store. The stories behind it: gocryptfs 804, JuiceFS 5038, CryFS
 // 155, SeaweedFS 7499.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	needs(t)
 	r := newRig(t, "")
 	rounds := envInt(t, "KMSFS_CRASH_ROUNDS", 20)

@@ -106,10 +106,12 @@ func (d *disk) back(r *rig) {
 
 // TestPower cuts the power under the store in the middle of random work, again and again on the same store.
 func TestPower(t *testing.T) {
+	t.Parallel()
 	rounds := envInt(t, "KMSFS_POWER_ROUNDS", 3)
 	seed := uint64(envInt(t, "KMSFS_CRASH_SEED", int(time.Now().UnixNano()/1000%1e9)))
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			d := newDisk(t, kind, 4<<30)
 			r := newRig(t, filepath.Join(d.dir, "store"))
 			t.Logf("%d rounds from seed %d", rounds, seed)

@@ -77,12 +77,15 @@ func needs(t *testing.T, tools ...string) {
 }
 
 var built struct {
-	once sync.Once
-	path string
-	err  error
+	once  sync.Once
+	path  string
+	child string // this package's tests, whose process plays worker or verifier
+	err   error
 }
 
-// program builds the program under test once.
+// program builds the program under test once, and what its workers and verifiers run. These are one goroutine each that fills and
+// compares a great many bytes, which the race detector makes ten times slower without having anything to see there: so they are built
+// without it. TestHarness runs their code with it.
 func program(t *testing.T) string {
 	t.Helper()
 	built.once.Do(func() {
@@ -91,10 +94,12 @@ func program(t *testing.T) string {
 			built.err = err
 			return
 		}
-		built.path = filepath.Join(dir, "kmsfs")
-		out, err := exec.Command("go", "build", "-o", built.path, "../../cmd/kmsfs").CombinedOutput()
-		if err != nil {
-			built.err = fmt.Errorf("build kmsfs: %w\n%s", err, out)
+		built.path, built.child = filepath.Join(dir, "kmsfs"), filepath.Join(dir, "child")
+		for _, args := range [][]string{{"build", "-o", built.path, "../../cmd/kmsfs"}, {"test", "-c", "-o", built.child, "."}} {
+			if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+				built.err = fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+				return
+			}
 		}
 	})
 	if built.err != nil {
@@ -323,7 +328,7 @@ func (r *rig) spawn(t task, extra ...*os.File) *proc {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	p := &proc{cmd: exec.Command(os.Args[0]), done: make(chan error, 1)}
+	p := &proc{cmd: exec.Command(built.child), done: make(chan error, 1)}
 	p.cmd.Env = append(os.Environ(), roleEnv+"="+string(b))
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = &p.out, &p.errs, extra
 	if err := p.cmd.Start(); err != nil {

@@ -23,16 +23,24 @@ type filledFile struct {
 	Name string `json:"name"`
 	ID   uint64 `json:"id"`
 	Size int64  `json:"size"`
+	Attr int64  `json:"attr"` // bytes of an extended attribute
 }
 
-// runFill writes files until nothing goes any more: ever smaller ones, some synced, then names alone.
+const (
+	largeAttr = 16 << 10 // fills rows a hundred times faster than names do
+	smallFile = 700      // bytes, which are kept in the rows
+)
+
+// runFill writes files until nothing goes any more: ever smaller ones, some synced, then empty ones with large attributes, then small
+// ones that live in the rows, then names alone.
 func runFill(t task) error {
 	out := filled{Failed: map[string]int{}}
 	dir := filepath.Join(t.Mounts[0], t.Dir)
-	size, refused := t.Max, 0
+	size, attr, refused := t.Max, int64(0), 0
 	for i := 0; out.Other == "" && (t.Ops == 0 || i < t.Ops); i++ {
-		f := filledFile{Name: fmt.Sprintf("%s%d", t.Note, i), ID: t.Seed<<16 | uint64(i), Size: size}
-		call, err := writeFile(filepath.Join(dir, f.Name), f, i%3 == 0)
+		f := filledFile{Name: fmt.Sprintf("%s%d", t.Note, i), ID: t.Seed<<16 | uint64(i), Size: size, Attr: attr}
+		sync := i%3 == 0 && size >= 1<<16 || i%40 == 0 // of small files each would take most of the time
+		call, err := writeFile(filepath.Join(dir, f.Name), f, sync)
 		switch {
 		case err == nil:
 			out.Files = append(out.Files, f)
@@ -46,12 +54,18 @@ func runFill(t task) error {
 		if refused++; refused < 4 {
 			continue
 		}
-		if size == 0 {
-			break
-		}
-		size, refused = size/8, 0
-		if size < 64 {
+		refused = 0
+		switch {
+		case size > 16<<10:
+			size /= 8
+		case size > smallFile:
+			size, attr = 0, largeAttr
+		case attr > 0:
+			size, attr = smallFile, 0
+		case size > 0:
 			size = 0
+		default:
+			return json.NewEncoder(os.Stdout).Encode(out)
 		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
@@ -68,6 +82,10 @@ func writeFile(name string, w filledFile, sync bool) (call string, err error) {
 	call = "write"
 	if len(buf) > 0 {
 		_, err = f.Write(buf)
+	}
+	if err == nil && w.Attr > 0 {
+		call = "setxattr"
+		err = unix.Fsetxattr(int(f.Fd()), "user.fill", make([]byte, w.Attr), 0)
 	}
 	if err == nil && sync {
 		call = "fsync"
@@ -103,6 +121,9 @@ func runReadFilled(t task) error {
 		fill(want, f.ID, 0)
 		if d := differs(got, want); d != "" {
 			return fmt.Errorf("%s: %s", f.Name, d)
+		}
+		if n, err := unix.Getxattr(filepath.Join(t.Mounts[0], t.Dir, f.Name), "user.fill", nil); int64(n) != f.Attr && !(f.Attr == 0 && errors.Is(err, unix.ENODATA)) {
+			return fmt.Errorf("%s: attribute of %d bytes (%w), want %d", f.Name, n, err, f.Attr)
 		}
 	}
 	return nil
@@ -152,11 +173,12 @@ func (r *rig) fill(seed uint64, size int64, ops int) filled {
 // fsync or close; what was acknowledged stays; files can be removed from the full disk; and then writing goes on with the same daemon,
 // as it does after a kill on the full disk. The stories: s3fs 2120, JuiceFS 5038.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	d := newDisk(t, "ext4", 300<<20)
 	r := newRig(t, filepath.Join(d.dir, "store"))
 	r.start()
 	var kept []filledFile
-	for i, size := range []int64{3 << 20, 9000} {
+	for i, size := range []int64{3 << 20, 40_000} {
 		seed := uint64(10 * (i + 1))
 		f := r.fill(seed, size, 0)
 		t.Logf("%d files of up to %d bytes, refused: %v, %s", len(f.Files), size, f.Failed, d.free())

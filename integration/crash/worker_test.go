@@ -29,7 +29,8 @@ type task struct {
 	Signal  int      `json:"signal"` // close descriptor 3 when this operation begins
 	Max     int64    `json:"max"`    // bytes in a write
 	Power   bool     `json:"power"`
-	Keys    []string `json:"keys"` // values of user.s3.sse
+	Keys    []string `json:"keys"`  // values of user.s3.sse
+	Plain   bool     `json:"plain"` // an ordinary directory, whose files have no encryption to show until it is set
 	Note    string   `json:"note,omitempty"`
 }
 

@@ -19,7 +19,7 @@ import (
 func openBadger(dir string, opt Options) (db *badger.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer guard("open", &err)
-	if err := checkTables(dir); err != nil {
+	if err := checkTables(dir, opt.Logger); err != nil {
 		return nil, err
 	}
 	o := badger.DefaultOptions(dir).

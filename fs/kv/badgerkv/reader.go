@@ -30,7 +30,7 @@ func badgerKey(key []byte) []byte {
 // around calls of Badger only.
 func guard(what string, err *error) {
 	if r := recover(); r != nil {
-		*err = fmt.Errorf("badgerkv: %s: badger panicked: %v: %w", what, r, kv.ErrCorrupt)
+		*err = fmt.Errorf("badgerkv: %s: badger panicked: %.300s: %w", what, fmt.Sprint(r), kv.ErrCorrupt) // it may print a whole index
 	}
 }
 
