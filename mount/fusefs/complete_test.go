@@ -22,6 +22,50 @@ func TestRanges(t *testing.T) {
 	inChild(t, "ranges", filepath.Join(a, "ranges"), filepath.Join(b, "ranges"))
 }
 
+// TestWriteOnly writes through handles that cannot read, which goes past the kernel's cache, and looks through a mapping and an open file
+// that have the old pages, on the same mount and on another.
+func TestWriteOnly(t *testing.T) {
+	w := newWorld(t)
+	w.bucket("past")
+	a, b := w.mount("admin", Options{}), w.mount("admin", Options{})
+	inChild(t, "writeonly", filepath.Join(a, "past"), filepath.Join(b, "past"))
+}
+
+func writeOnlyChild(t *testing.T, dirs []string) {
+	path := filepath.Join(dirs[0], "f")
+	want := bytes.Repeat([]byte("old page"), 8*kib)
+	must(t, os.WriteFile(path, want, 0o644))
+	var maps [][]byte
+	for _, dir := range dirs {
+		f, err := os.Open(filepath.Join(dir, "f"))
+		must(t, err)
+		defer func() { must(t, f.Close()) }()
+		m, err := unix.Mmap(int(f.Fd()), 0, len(want), unix.PROT_READ, unix.MAP_SHARED)
+		must(t, err)
+		defer func() { must(t, unix.Munmap(m)) }()
+		maps = append(maps, m)
+	}
+	w, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	for i, at := range []int{0, 4090, 8192, 40000, len(want) - 3} {
+		for side, m := range maps {
+			if !bytes.Equal(m, want) {
+				t.Fatalf("before write %d: mapping on mount %d is not the file", i, side)
+			}
+		}
+		n := copy(want[at:], "this is new")
+		_, err := w.WriteAt(want[at:at+n], int64(at))
+		must(t, err)
+		for side, dir := range dirs {
+			if !bytes.Equal(maps[side], want) {
+				t.Fatalf("after write %d: mapping on mount %d is not the file", i, side)
+			}
+			wantBytes(t, filepath.Join(dir, "f"), want)
+		}
+	}
+	must(t, w.Close())
+}
+
 const kib = 1 << 10
 
 func wantBytes(t *testing.T, path string, want []byte) {

@@ -61,14 +61,22 @@ func openFlags(flags, more uint32) mount.OpenFlags {
 	}
 }
 
+// opened gives a handle its number and says how the kernel is to use its cache. What is written through a handle that cannot read goes
+// past it: nobody needs the pages, and the kernel does not ask for security.capability before the first write.
 func (m *rawFS) opened(h *mount.Handle, out *fuse.OpenOut) {
 	out.Fh = m.files.add(h)
-	if h.Direct() {
+	switch {
+	case h.Direct():
 		out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	} else {
+	case past(h):
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_KEEP_CACHE
+	default:
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	}
 }
+
+// past reports whether what is written through a handle goes past the kernel's cache.
+func past(h *mount.Handle) bool { return h.Direct() || !h.Flags().Read }
 
 // Open opens a file.
 func (m *rawFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
@@ -162,12 +170,15 @@ func (m *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, p []byte) (uint32, fu
 	if in.Offset > 1<<63-1 {
 		return 0, fuse.Status(syscall.EFBIG)
 	}
-	if !h.Direct() {
+	if !past(h) || in.WriteFlags&fuse.WRITE_CACHE != 0 {
 		m.interest.content(ino, int64(in.Offset), int64(len(p)))
 	}
 	n, err := h.WriteAt(p, int64(in.Offset), kill)
 	if err != nil && n == 0 {
 		return 0, m.nodeStatus("write", in.NodeId, err)
+	}
+	if past(h) && m.interest.caches(ino) {
+		m.notes.InodeChanged(ino, int64(in.Offset), int64(n)) // kernels before 6.6 leave the pages of other handles as they are
 	}
 	return uint32(n), fuse.OK
 }

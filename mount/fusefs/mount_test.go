@@ -34,10 +34,11 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"acloff":  aclOffChild,
 		"temp":    tempChild,
 
-		"ranges": rangesChild,
-		"times":  timesChild,
-		"quota":  quotaChild,
-		"chown":  chownChild,
+		"ranges":    rangesChild,
+		"writeonly": writeOnlyChild,
+		"times":     timesChild,
+		"quota":     quotaChild,
+		"chown":     chownChild,
 	}
 }
 
