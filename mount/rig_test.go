@@ -14,7 +14,9 @@ import (
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
+	"github.com/kmsfs/kmsfs/fs/extent"
 	"github.com/kmsfs/kmsfs/fs/extent/memextent"
+	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/ledger"
 	"github.com/kmsfs/kmsfs/fs/kv/memkv"
 	"github.com/kmsfs/kmsfs/fs/kv/sealed"
@@ -38,7 +40,10 @@ type world struct {
 
 func userARN(name string) string { return "arn:aws:iam::" + account + ":user/" + name }
 
-func newWorld(t testing.TB) *world {
+func newWorld(t testing.TB) *world { return newWorldOn(t, memkv.New(), memextent.New()) }
+
+// newWorldOn makes a world whose files are in the given stores.
+func newWorldOn(t testing.TB, rows kv.Store, extents extent.Store) *world {
 	t.Helper()
 	w := &world{t: t}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -55,7 +60,7 @@ func newWorld(t testing.TB) *world {
 	})
 	w.ok(err)
 	w.vol, err = fs.Open(fs.Config{
-		KV: sealed.New(memkv.New(), root.Derive(nil, "rows")), Extents: memextent.New(), Key: root.Derive(nil, "meta"), Clock: time.Now, Log: log,
+		KV: sealed.New(rows, root.Derive(nil, "rows")), Extents: extents, Key: root.Derive(nil, "meta"), Clock: time.Now, Log: log,
 	})
 	w.ok(err)
 	w.hub = NewHub(HubConfig{Volume: w.vol, Keystore: w.keys, Principals: w.principals, Log: log})

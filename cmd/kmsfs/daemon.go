@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,6 +41,22 @@ type daemonOptions struct {
 
 func isHeld(err error) bool { return errors.Is(err, host.ErrBusy) || errors.Is(err, host.ErrServed) }
 
+// The collector runs when the heap has grown by gcPercent of what is alive, or reaches gcFrom: what is alive is little as a rule, and each
+// operation leaves garbage. The environment's GOGC and GOMEMLIMIT come first.
+const (
+	gcPercent = 300
+	gcFrom    = 400 << 20
+)
+
+func tuneHeap() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(gcFrom)
+	}
+}
+
 // runDaemon is the daemon's life in this process, from lock to lock.
 func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	told := false
@@ -53,6 +70,7 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	if err := host.Harden(); err != nil {
 		return err
 	}
+	tuneHeap()
 	level := slog.LevelInfo
 	if c.Bool("debug") {
 		level = slog.LevelDebug
