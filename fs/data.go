@@ -26,6 +26,7 @@ type fileData struct {
 	unsynced bool // extents were committed whose bytes may not be durable
 	touched  uint64
 	version  uint64 // of extents: a reader that finds bytes gone looks whether they were replaced meanwhile
+	merge    mergeState
 
 	keyMu sync.RWMutex
 	keys  map[uint32]*crypto.DataKey

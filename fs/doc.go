@@ -13,6 +13,10 @@
 // A file that replaces another by rename is made durable first if it is not: then the name never leads to less than the old or the new
 // content, whatever happens.
 //
+// Random writes leave extents behind of which a part is dead, and maps of many small pieces. Both are cured while a writer holds the
+// file (merge.go): a flush of a wasteful file seals again what is left in the extents that are the most dead, and a worker joins small
+// neighbours.
+//
 // # Epochs
 //
 // Between syncs the kernel may write rows back before the bytes they name. So commits belong to epochs; closing one (epoch.go) makes all
@@ -21,14 +25,14 @@
 //
 // # Locks
 //
-//	inode.flushMu            one per inode: flush, truncate, punch, re-key
+//	inode.flushMu            one per inode: flush, truncate, punch, merge, re-key
 //	appendGate.mu            read-locked from the first append of a flush to the end of its commit
 //	Volume.ns                one: changes of the namespace write-lock it, putting a path together read-locks it
 //	  inode.mu               the committed row, data pointer. Only the holder of ns locks more than one
 //	    Volume.epochMu       read-locked by each commit
 //	      fileData.mu        dirty runs, extent map, live attributes
 //	        fileData.keyMu   data keys
-//	inodeCache.mu, zombieTable.mu, flusher.mu, lookupTable, usage.mu: leaves (flusher.mu before inodeCache.mu)
+//	inodeCache.mu, zombieTable.mu, flusher.mu, merger.mu, lookupTable, usage.mu: leaves (flusher.mu and merger.mu before inodeCache.mu)
 //
 // quotas.mu, held while a bucket with a quota is counted, comes before all of them.
 //

@@ -27,6 +27,7 @@ type flushOptions struct {
 	durable bool  // make it durable, and everything committed before
 	punch   *span // take this range out of the map as well
 	now     int64 // the time of the punch
+	merge   bool  // seal again what should be together, also if nothing is dirty
 }
 
 func (v *Volume) flush(n *inode, o flushOptions) error {
@@ -39,7 +40,8 @@ func (v *Volume) flush(n *inode, o flushOptions) error {
 type batch struct {
 	size  uint64
 	cut   uint64
-	gauge int64 // dirty bytes that it took
+	gauge int64  // dirty bytes that it took
+	own   runSet // what was dirty, without what is only sealed again
 }
 
 // sealedExtent is an extent of a flush: appended to the segments, or, if inline, to be put into the rows.
@@ -90,8 +92,11 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 			v.discard(exts)
 		}
 		v.giveBack(d, b)
+		d.merge.failed = true
 		return v.fault("flush", err)
 	}
+	d.merge.failed = false
+	v.merger.noticed(n, d)
 	v.settle(n, d)
 	if o.durable {
 		return v.fault("sync", v.db.Sync())
@@ -105,9 +110,10 @@ func (v *Volume) take(n *inode, d *fileData, o flushOptions) (b batch, any bool,
 	if err != nil {
 		return b, false, err
 	}
+	v.gather(n, d, &absorbed, o)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.isDirty() && o.punch == nil {
+	if !d.isDirty() && o.punch == nil && len(absorbed.runs) == 0 {
 		return b, false, nil
 	}
 	if o.punch != nil {
@@ -117,7 +123,7 @@ func (v *Volume) take(n *inode, d *fileData, o flushOptions) (b batch, any bool,
 		v.size.add(d.dirty.bytes - before)
 		d.mtime, d.ctime = o.now, o.now
 	}
-	b = batch{size: d.size, cut: d.cut, gauge: d.dirty.bytes}
+	b = batch{size: d.size, cut: d.cut, gauge: d.dirty.bytes, own: d.dirty}
 	if len(absorbed.runs) > 0 {
 		absorbed.cut(d.cut, endOfFile)
 		for _, r := range d.dirty.runs {
@@ -138,7 +144,7 @@ func (v *Volume) giveBack(d *fileData, b batch) {
 	defer d.mu.Unlock()
 	newer := d.dirty
 	counted := b.gauge + newer.bytes
-	d.dirty, d.flushing = d.flushing, runSet{}
+	d.dirty, d.flushing = b.own, runSet{}
 	for _, r := range newer.runs {
 		d.dirty.write(r.off, r.buf)
 	}

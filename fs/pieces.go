@@ -5,6 +5,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"github.com/kmsfs/kmsfs/fs/extent"
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
@@ -14,13 +15,29 @@ type extentMap struct {
 	pieces *btree.Map[uint64, meta.Piece] // by offset in the file
 	refs   map[*meta.Extent]int
 	inline int // bytes of plaintext in inline extents
+
+	held    int64 // room that the extents take in the extent store
+	covered int64 // bytes of the file that pieces cover
+}
+
+// footprint is the room that an extent takes in the extent store.
+func footprint(x *meta.Extent) int64 {
+	if x.Inline {
+		return 0
+	}
+	return extent.AlignUp(int64(x.Sealed))
 }
 
 func newExtentMap(pieces []meta.Piece) *extentMap {
 	m := &extentMap{pieces: btree.NewMap[uint64, meta.Piece](32), refs: map[*meta.Extent]int{}}
 	for _, p := range pieces {
 		m.pieces.Load(p.Off, p)
-		if m.refs[p.Extent]++; p.Extent.Inline && m.refs[p.Extent] == 1 {
+		m.covered += int64(p.Len)
+		if m.refs[p.Extent]++; m.refs[p.Extent] > 1 {
+			continue
+		}
+		m.held += footprint(p.Extent)
+		if p.Extent.Inline {
 			m.inline += int(p.Extent.Plain)
 		}
 	}
@@ -170,15 +187,21 @@ func (e *edit) write(t *meta.Tx, row *meta.Inode, epoch uint64, seq func() uint6
 
 // apply makes the change the map's state, once it is committed. It uses up the old map and the edit.
 func (e *edit) apply() *extentMap {
-	m := &extentMap{pieces: e.pieces, refs: e.m.refs, inline: e.m.inline}
+	m := &extentMap{pieces: e.pieces, refs: e.m.refs, inline: e.m.inline, held: e.m.held, covered: e.m.covered + e.alloc}
 	for x, d := range e.delta {
 		was := m.refs[x]
 		now := was + d
-		if x.Inline && was == 0 && now > 0 {
-			m.inline += int(x.Plain)
+		if was == 0 && now > 0 {
+			m.held += footprint(x)
+			if x.Inline {
+				m.inline += int(x.Plain)
+			}
 		}
-		if x.Inline && was > 0 && now == 0 {
-			m.inline -= int(x.Plain)
+		if was > 0 && now == 0 {
+			m.held -= footprint(x)
+			if x.Inline {
+				m.inline -= int(x.Plain)
+			}
 		}
 		if now == 0 {
 			delete(m.refs, x)

@@ -27,6 +27,7 @@ type Config struct {
 	Log     *slog.Logger
 
 	MaxDirty     int64         // bytes of unsealed writes in memory, all files together; 0: 256 MiB
+	MergeEvery   time.Duration // how often extents of open files are merged; 0: 1 s; below 0: only beside flushes
 	EpochEvery   time.Duration // how often an epoch is closed while there are changes; 0: 5 s; below 0: only by Sync and Close
 	MaxInodes    int           // inodes kept in memory beyond those in use; 0: 65536
 	AcceptOlder  bool          // accept a store older than its anchor (after a restored backup)
@@ -59,6 +60,7 @@ type Volume struct {
 
 	appends appendGate
 	flusher flusher
+	merger  merger
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 	shut    atomic.Bool
@@ -80,6 +82,9 @@ func Open(cfg Config) (*Volume, error) {
 	if cfg.EpochEvery == 0 {
 		cfg.EpochEvery = 5 * time.Second
 	}
+	if cfg.MergeEvery == 0 {
+		cfg.MergeEvery = time.Second
+	}
 	if cfg.MaxInodes == 0 {
 		cfg.MaxInodes = 65536
 	}
@@ -97,6 +102,7 @@ func Open(cfg Config) (*Volume, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	v.stop = stop
 	v.flusher.start(ctx, v, cfg.FlushWorkers)
+	v.merger.start(ctx, v, cfg.MergeEvery)
 	if err := v.loadQuotas(ctx); err != nil {
 		stop()
 		v.done.Wait()
@@ -195,6 +201,7 @@ func (v *Volume) Close() error {
 	}
 	v.stop()
 	v.flusher.wait()
+	v.merger.stop()
 	v.done.Wait()
 	err := v.flusher.flushAll()
 	v.settleQuotas()

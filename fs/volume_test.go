@@ -48,7 +48,7 @@ func newRigWith(t testing.TB, rows kv.Store, extents extent.Store) *rig {
 
 func (r *rig) open() {
 	v, err := Open(Config{
-		KV: r.kv, Extents: r.extents, Key: r.key, Anchor: r.anchor, EpochEvery: -1,
+		KV: r.kv, Extents: r.extents, Key: r.key, Anchor: r.anchor, EpochEvery: -1, MergeEvery: -1,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
