@@ -37,14 +37,35 @@ built() {
   LIMIT=120 works debian_source "$pkg" || return 1
   dir=$(tail -n 1 "$T/.io/out")
   [ -e "$dir/$what" ] || LIMIT=1800 works build_in "$dir" "$@"
-  # shellcheck disable=SC2034 # for the suites
-  [ -e "$dir/$what" ] && SOURCE=$dir
+  [ -e "$dir/$what" ] && export SOURCE=$dir
 }
 
 build_in() {
   cd "$1" || return 1
   shift
   nice "$@"
+}
+
+# tried NAME DIR DISK CMD ARGS...: (a check) CMD DIR ARGS works; or else it fails in DISK too, a directory of the ordinary disk, and is
+# skipped for that reason.
+tried() {
+  local name=$1 dir=$2 disk=$3 cmd=$4
+  shift 4
+  attempt "$cmd" "$dir" "$@"
+  if [ "$status" -eq 0 ]; then
+    verdict "$name" yes ""
+    return
+  fi
+  tail -n 12 "$T/.io/out" >"$T/.io/tail"
+  local was=$status
+  attempt "$cmd" "$disk" "$@"
+  if [ "$status" -ne 0 ] && [ "$status" -ne 124 ]; then
+    skip "$name" "fails on the ordinary disk of this machine too"
+    return
+  fi
+  status=$was
+  cp "$T/.io/tail" "$T/.io/out"
+  verdict "$name" no "success, as on the ordinary disk"
 }
 
 export SOURCES
