@@ -24,10 +24,11 @@ const (
 )
 
 type flushOptions struct {
-	durable bool  // make it durable, and everything committed before
-	punch   *span // take this range out of the map as well
-	now     int64 // the time of the punch
-	merge   bool  // seal again what should be together, also if nothing is dirty
+	durable bool   // make it durable, and everything committed before
+	punch   *span  // take this range out of the map as well
+	now     int64  // the time of the punch
+	merge   bool   // seal again what should be together, also if nothing is dirty
+	renew   *int64 // seal content of older generations anew, some at a time; how many bytes it was
 }
 
 func (v *Volume) flush(n *inode, o flushOptions) error {
@@ -107,6 +108,10 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 // take moves what is dirty to flushing; nothing moves if nothing is dirty.
 func (v *Volume) take(n *inode, d *fileData, o flushOptions) (b batch, any bool, err error) {
 	absorbed, err := v.absorb(n, d)
+	if err == nil && o.renew != nil {
+		err = v.outdated(n, d, &absorbed)
+		*o.renew = absorbed.bytes
+	}
 	if err != nil {
 		return b, false, err
 	}

@@ -128,14 +128,21 @@ func (s *Session) toKey(t *xattrTarget, now fs.Sealing, ch choice) (fs.Sealing, 
 	if err != nil {
 		return none, nil, err
 	}
-	if len(keys) == 0 {
-		return none, nil, fmt.Errorf("re-key a file without a name: %w", ErrNotFound)
+	var object string
+	var ctx crypto.Context
+	switch {
+	case len(keys) > 0:
+		object = keys[0]
+		ctx, err = contextFor(t.b, object, ch)
+	case now.Method == fs.SSEKMS: // without a name it keeps the context that it was born with
+		ctx = now.Context
+	default:
+		err = fmt.Errorf("re-key a file without a name: %w", ErrNotFound)
 	}
-	ctx, err := contextFor(t.b, keys[0], ch)
 	if err != nil {
 		return none, nil, err
 	}
-	call, err := s.call(t.v, t.c, "setxattr", t.b, keys[0], t.ino)
+	call, err := s.call(t.v, t.c, "setxattr", t.b, object, t.ino)
 	if err != nil {
 		return none, nil, err
 	}

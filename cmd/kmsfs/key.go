@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/kmsfs/kmsfs/mount/control"
 	"github.com/kmsfs/kmsfs/mount/host"
 )
 
@@ -42,11 +44,16 @@ Example:
 			{
 				Name: "schedule-deletion", Usage: "delete a key after a waiting period", ArgsUsage: "KEY",
 				Description: `Until then the key refuses every use, and the deletion can be cancelled. Afterwards what is
-encrypted under it is lost for ever: look at "kmsfs key files KEY" first.
+encrypted under it is lost for ever: look at "kmsfs key files KEY" first. If there are files under the key, their number
+is asked for on a terminal; elsewhere it is told, and with --files it must be right or nothing is done.
 
-Example:
-   kmsfs key schedule-deletion alias/old --days 7`,
-				Flags:  []cli.Flag{&cli.IntFlag{Name: "days", Usage: "waiting period of `N` days, 7 to 30", DefaultText: "30"}},
+Examples:
+   kmsfs key schedule-deletion alias/old --days 7
+   kmsfs key schedule-deletion alias/old --files 0`,
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "days", Usage: "waiting period of `N` days, 7 to 30", DefaultText: "30"},
+					&cli.IntFlag{Name: "files", Usage: "only if exactly `N` files would be lost", DefaultText: "any number"},
+				},
 				Action: keyScheduleDeletion,
 			},
 			keyVerb("cancel-deletion", "keep a key after all", host.CmdKeyCancelDeletion, "The key is disabled afterwards; enable it with: kmsfs key enable KEY"),
@@ -63,7 +70,8 @@ Examples:
 			},
 			{
 				Name: "files", Usage: "list the files under a key", ArgsUsage: "KEY",
-				Description: `These are the files that could not be read any more without the key.
+				Description: `These are the files that could not be read any more without the key, in all buckets, one name each.
+Their number goes to stderr, with those that are open and have no name any more.
 
 Example:
    kmsfs key files alias/my-key`,
@@ -193,6 +201,15 @@ func keyScheduleDeletion(c *cli.Context) error {
 	if c.IsSet("days") && (a.Days < 7 || a.Days > 30) {
 		return usage("--days must be 7 to 30")
 	}
+	if c.IsSet("files") {
+		n := c.Int("files")
+		if n < 0 {
+			return usage("--files must not be negative")
+		}
+		a.Files = &n
+	} else if err := confirmLoss(c, &a); err != nil {
+		return err
+	}
 	var k host.KeyInfo
 	if err := call(c, host.CmdKeyScheduleDeletion, a, &k); err != nil {
 		return err
@@ -201,6 +218,36 @@ func keyScheduleDeletion(c *cli.Context) error {
 		note(c, "the key will be deleted on %s", k.DeletionDate.Format(time.RFC3339))
 	}
 	return show(c, k, func(io.Writer) {})
+}
+
+// confirmLoss tells how many files go with the key. On a terminal it asks for
+// that number, and the deletion is then bound to it.
+func confirmLoss(c *cli.Context, a *host.KeyDeletionArgs) error {
+	var use host.KeyUse
+	if err := call(c, host.CmdKeyFiles, host.KeyFilesArgs{Key: a.Key, Count: true}, &use); err != nil {
+		var answered *control.Error
+		if errors.As(err, &answered) && answered.Code == "AccessDeniedException" {
+			return nil // who may delete a key need not be one who may look at it
+		}
+		return err
+	}
+	n := use.Total()
+	if n == 0 {
+		return nil
+	}
+	note(c, "%d files are under the key and will be lost with it: kmsfs key files %s", n, a.Key)
+	if !onTerminal(c) {
+		return nil
+	}
+	typed, err := askLine(c, "type the number of files to go on: ")
+	if err != nil {
+		return err
+	}
+	if got, err := strconv.Atoi(strings.TrimSpace(typed)); err != nil || got != n {
+		return &hinted{errors.New("that is not the number of files: nothing was done"), "kmsfs rekey --from KEY --to OTHER saves them", exitFailed}
+	}
+	a.Files = &n
+	return nil
 }
 
 func keyPolicy(c *cli.Context) error {
@@ -230,7 +277,8 @@ func keyFiles(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return stream(c, host.CmdKeyFiles, host.KeyArgs{Key: args[0]}, nil, func(raw json.RawMessage) error {
+	var use host.KeyUse
+	err = stream(c, host.CmdKeyFiles, host.KeyFilesArgs{Key: args[0]}, &use, func(raw json.RawMessage) error {
 		if c.Bool("json") {
 			return printLine(c.App.Writer, raw)
 		}
@@ -238,13 +286,22 @@ func keyFiles(c *cli.Context) error {
 		if err := json.Unmarshal(raw, &f); err != nil {
 			return err
 		}
-		if f.Hidden > 0 {
-			note(c, "and %d whose names you may not see", f.Hidden)
+		if f.Path == "" {
+			if f.Hidden > 0 {
+				note(c, "and %d whose names you may not see", f.Hidden)
+			}
+			if f.Nameless > 0 {
+				note(c, "and %d that are open and have no name", f.Nameless)
+			}
 			return nil
 		}
 		fmt.Fprintln(c.App.Writer, quotePath(f.Path))
 		return nil
 	})
+	if err == nil {
+		note(c, "%d files", use.Total())
+	}
+	return err
 }
 
 // oneLine keeps tables in shape.

@@ -15,16 +15,26 @@ func cmdRekey() *cli.Command {
 	return &cli.Command{
 		Name: "rekey", Category: catBuckets, Usage: "give files another key", ArgsUsage: "[PATH...]",
 		Description: `The data key of each file is wrapped anew, in constant time per file; what is written later gets a
-fresh data key. PATH is bucket/key or a path on a mount; directories are taken with all beneath them. With --from
-alone every file under that key is taken. KEY may also be AES256.
+fresh data key. With --rewrite the content is sealed anew under the fresh one too, and the old data keys are gone.
+PATH is bucket/key or a path on a mount; directories are taken with all beneath them. With --from alone every file
+under that key is taken, in all buckets, and at the end every inode of the store is looked at: the exit status is 1 if
+a file is still under the key. KEY may also be AES256, of files under paths.
+
+An interrupted command has done what it has done: the same command goes on from there. Progress goes to stderr if that
+is a terminal, or with --progress; with --json each line on stdout is an object: files that failed, progress, and the
+result last.
 
 Examples:
-   kmsfs rekey --to alias/new reports
-   kmsfs rekey --from alias/old --to alias/new --dry-run`,
+   kmsfs rekey --from alias/old --to alias/new --dry-run
+   kmsfs rekey --from alias/old --to alias/new
+   kmsfs rekey --to alias/new --rewrite reports`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "from", Usage: "only files under `KEY`"},
 			&cli.StringFlag{Name: "to", Usage: "the new `KEY`"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "only show what would change"},
+			&cli.BoolFlag{Name: "rewrite", Usage: "seal the content anew, under a new data key"},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "show every file"},
+			&cli.BoolFlag{Name: "progress", Usage: "show progress on stderr, also if that is no terminal"},
 		},
 		Action: rekey,
 	}
@@ -35,7 +45,11 @@ func rekey(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	a := host.RekeyArgs{From: c.String("from"), To: c.String("to"), DryRun: c.Bool("dry-run")}
+	tty := stderrIsTerminal(c)
+	a := host.RekeyArgs{
+		From: c.String("from"), To: c.String("to"), DryRun: c.Bool("dry-run"), Rewrite: c.Bool("rewrite"),
+		List: c.Bool("dry-run") || c.Bool("verbose"), Progress: true,
+	}
 	if a.To == "" {
 		return usage("rekey needs --to KEY")
 	}
@@ -45,32 +59,120 @@ func rekey(c *cli.Context) error {
 	if a.Paths, err = pathArgs(paths); err != nil {
 		return err
 	}
+	show := &rekeyScreen{c: c, live: tty && !c.Bool("json"), lines: c.Bool("progress") && !tty}
 	var sum host.RekeyResult
-	err = stream(c, host.CmdRekey, a, &sum, func(raw json.RawMessage) error {
-		if c.Bool("json") {
-			return printLine(c.App.Writer, raw)
+	err = stream(c, host.CmdRekey, a, &sum, show.item)
+	show.clear()
+	if err != nil {
+		if p := show.last; p != nil && !a.DryRun {
+			note(c, "stopped after %d files; the same command goes on from there", p.Done)
 		}
-		var f host.RekeyItem
-		if err := json.Unmarshal(raw, &f); err != nil {
-			return err
-		}
-		if f.Error != "" {
-			note(c, "%s: %s", quotePath(f.Path), f.Error)
+		return err
+	}
+	return rekeyed(c, a, sum)
+}
+
+// rekeyScreen shows what a rekey tells while it works.
+type rekeyScreen struct {
+	c     *cli.Context
+	live  bool // one line on a terminal, written over
+	lines bool // a line for each
+	last  *host.RekeyProgress
+	shown bool
+}
+
+func (s *rekeyScreen) item(raw json.RawMessage) error {
+	var f host.RekeyItem
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return err
+	}
+	if f.Progress != nil {
+		s.last = f.Progress
+		s.progress(f.Progress)
+		if !s.c.Bool("json") || !s.c.Bool("progress") {
 			return nil
 		}
-		fmt.Fprintf(c.App.Writer, "%s: %s -> %s\n", quotePath(f.Path), f.From, f.To)
-		return nil
-	})
-	if err != nil {
-		return err
+	}
+	switch {
+	case s.c.Bool("json"):
+		return printLine(s.c.App.Writer, raw)
+	case f.Error != "":
+		s.clear()
+		note(s.c, "%s: %s", quotePath(f.Path), f.Error)
+	default:
+		s.clear()
+		fmt.Fprintf(s.c.App.Writer, "%s: %s -> %s\n", quotePath(f.Path), f.From, f.To)
+	}
+	return nil
+}
+
+func (s *rekeyScreen) progress(p *host.RekeyProgress) {
+	if !s.live && !s.lines {
+		return
+	}
+	text := fmt.Sprintf("%d files", p.Done)
+	if p.Total > 0 {
+		text = fmt.Sprintf("%d of %d files (%d %%)", p.Done, p.Total, 100*p.Done/p.Total)
+	}
+	if p.Seconds > 0 {
+		text += fmt.Sprintf(", %.0f a second", float64(p.Done)/p.Seconds)
+	}
+	if p.Bytes > 0 {
+		text += fmt.Sprintf(", %d MiB sealed anew", p.Bytes>>20)
+	}
+	if p.Failed > 0 {
+		text += fmt.Sprintf(", %d failed", p.Failed)
+	}
+	if s.live {
+		fmt.Fprintf(s.c.App.ErrWriter, "\r\x1b[Kkmsfs: %s", text)
+		s.shown = true
+		return
+	}
+	note(s.c, "%s", text)
+}
+
+// clear takes the line on the terminal away.
+func (s *rekeyScreen) clear() {
+	if s.shown {
+		fmt.Fprint(s.c.App.ErrWriter, "\r\x1b[K")
+		s.shown = false
+	}
+}
+
+// rekeyed tells the result, and fails if files are left.
+func rekeyed(c *cli.Context, a host.RekeyArgs, sum host.RekeyResult) error {
+	if c.Bool("json") {
+		if err := printLine(c.App.Writer, struct {
+			Result host.RekeyResult `json:"result"`
+		}{sum}); err != nil {
+			return err
+		}
 	}
 	verb := "re-keyed"
 	if a.DryRun {
 		verb = "to re-key"
 	}
-	note(c, "%d %s, %d had the key already", sum.Changed, verb, sum.Same)
-	if sum.Failed > 0 {
+	text := fmt.Sprintf("%d %s, %d had the key already", sum.Changed, verb, sum.Same)
+	if sum.Bytes > 0 {
+		text += fmt.Sprintf(", %d bytes sealed anew", sum.Bytes)
+	}
+	if sum.Seconds >= 1 && !a.DryRun {
+		text += fmt.Sprintf(", %.0f files a second", float64(sum.Changed)/sum.Seconds)
+	}
+	note(c, "%s", text)
+	for _, d := range sum.Defaults {
+		note(c, "%s still gives the old key to new files: %s", quotePath(d.Path), d.Value)
+	}
+	switch {
+	case sum.Left != nil && sum.Left.Total() > 0:
+		return &hinted{
+			fmt.Errorf("%d files are still under %s, %d could not be re-keyed", sum.Left.Total(), a.From, sum.Failed),
+			"kmsfs key files KEY lists them; kmsfs why PATH --op write tells who may", exitFailed,
+		}
+	case sum.Failed > 0:
 		return fmt.Errorf("%d files could not be re-keyed", sum.Failed)
+	case sum.Left != nil:
+		note(c, "every inode was looked at: no file is left under %s", a.From)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -190,6 +191,35 @@ func passphraseFile(c *cli.Context, name string) ([]byte, error) {
 func onTerminal(c *cli.Context) bool {
 	f, ok := c.App.Reader.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// stderrIsTerminal says whether somebody watches what goes to stderr.
+func stderrIsTerminal(c *cli.Context) bool {
+	f, ok := c.App.ErrWriter.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// askLine asks on the terminal for a line; Ctrl-C ends the wait.
+func askLine(c *cli.Context, question string) (string, error) {
+	fmt.Fprint(c.App.ErrWriter, question)
+	type typed struct {
+		line string
+		err  error
+	}
+	done := make(chan typed, 1)
+	go func() {
+		line, err := bufio.NewReader(io.LimitReader(c.App.Reader, 1000)).ReadString('\n')
+		done <- typed{line, err}
+	}()
+	select {
+	case t := <-done:
+		if t.err != nil {
+			return "", fmt.Errorf("read the answer: %w", t.err)
+		}
+		return t.line, nil
+	case <-c.Done():
+		return "", c.Err()
+	}
 }
 
 // prompt asks on the terminal without echo; Ctrl-C leaves the terminal as it was.

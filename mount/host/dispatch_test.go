@@ -55,7 +55,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{CmdKeyScheduleDeletion, KeyDeletionArgs{Key: "alias/my-key", Days: 7}, nil, everyone},
 		{CmdKeyCancelDeletion, KeyArgs{"alias/my-key"}, nil, everyone},
 		{CmdKeyEnable, KeyArgs{"alias/my-key"}, nil, everyone},
-		{CmdKeyFiles, KeyArgs{"alias/my-key"}, []uint32{uidPower}, except(uidPower)},
+		{CmdKeyFiles, KeyFilesArgs{Key: "alias/my-key"}, []uint32{uidPower}, except(uidPower)},
 
 		{CmdAliasCreate, AliasArgs{"alias/other", "alias/my-key"}, nil, except(uidPower)},
 		{CmdAliasUpdate, AliasArgs{"alias/other", "alias/my-key"}, nil, everyone},
@@ -144,12 +144,12 @@ func TestFilesByCommand(t *testing.T) {
 		t.Errorf("stat without rights: %+v", infos)
 	}
 
-	items := r.must(uidOwner, CmdKeyFiles, KeyArgs{"alias/my-key"}, nil)
+	items := r.must(uidOwner, CmdKeyFiles, KeyFilesArgs{Key: "alias/my-key"}, nil)
 	if len(items) != 1 || !strings.Contains(string(items[0]), `"box/f"`) {
 		t.Errorf("files under the key: %s", items)
 	}
 	// power may describe the key, and may not see the bucket: he learns that there are files.
-	if items = r.must(uidPower, CmdKeyFiles, KeyArgs{"alias/my-key"}, nil); len(items) != 1 || string(items[0]) != `{"hidden":1}` {
+	if items = r.must(uidPower, CmdKeyFiles, KeyFilesArgs{Key: "alias/my-key"}, nil); len(items) != 1 || string(items[0]) != `{"hidden":1}` {
 		t.Errorf("files under the key, hidden: %s", items)
 	}
 
@@ -168,10 +168,10 @@ func TestFilesByCommand(t *testing.T) {
 	}
 	sum = RekeyResult{}
 	r.must(uidOwner, CmdRekey, RekeyArgs{From: "alias/my-key", To: "AES256", Paths: f}, &sum)
-	if sum != (RekeyResult{}) {
+	if sum.Changed+sum.Failed+sum.Hidden != 0 || sum.Same != 1 || sum.Left != nil {
 		t.Errorf("rekey of what is under another key: %+v", sum)
 	}
-	if items = r.must(uidOwner, CmdKeyFiles, KeyArgs{"alias/my-key"}, nil); len(items) != 0 {
+	if items = r.must(uidOwner, CmdKeyFiles, KeyFilesArgs{Key: "alias/my-key"}, nil); len(items) != 0 {
 		t.Errorf("files under the key afterwards: %s", items)
 	}
 }

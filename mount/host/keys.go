@@ -136,6 +136,9 @@ func (c *call) keyScheduleDeletion(a KeyDeletionArgs) (any, error) {
 	}
 	var when time.Time
 	out, err := c.onKey(a.Key, func(arn string) (err error) {
+		if err := c.wouldLose(arn, a.Files); err != nil {
+			return err
+		}
 		when, err = c.d.cfg.Keystore.ScheduleKeyDeletion(c.keys(), arn, a.Days)
 		return err
 	})
@@ -144,6 +147,29 @@ func (c *call) keyScheduleDeletion(a KeyDeletionArgs) (any, error) {
 		return k, err
 	}
 	return out, err
+}
+
+// wouldLose compares the number of files that a key's loss takes with what
+// the caller believes.
+func (c *call) wouldLose(arn string, believed *int) error {
+	if believed == nil {
+		return nil
+	}
+	m, err := c.d.cfg.Keystore.DescribeKey(c.keys(), arn)
+	if err != nil {
+		return err
+	}
+	inodes, err := c.d.filesUnder(m.ARN)
+	if err != nil {
+		return err
+	}
+	if n := len(inodes) + len(c.d.cfg.Volume.Nameless(m.ARN)); n != *believed {
+		return &hintedError{
+			err:  fmt.Errorf("%d files would be lost with the key, not %d: nothing was done", n, *believed),
+			hint: "kmsfs key files KEY lists them; kmsfs rekey --from KEY --to OTHER saves them",
+		}
+	}
+	return nil
 }
 
 func (c *call) keyCancelDeletion(a KeyArgs) (any, error) {
@@ -167,28 +193,36 @@ func (c *call) keyPolicy(a KeyPolicyArgs) (any, error) {
 
 // keyFiles needs kms:DescribeKey on the key. Names that the caller may not
 // see in their buckets are counted, because "none" would be a dangerous answer.
-func (c *call) keyFiles(a KeyArgs) (any, error) {
+func (c *call) keyFiles(a KeyFilesArgs) (any, error) {
 	m, err := c.d.cfg.Keystore.DescribeKey(c.keys(), a.Key)
 	if err != nil {
 		return nil, err
+	}
+	inodes, err := c.d.filesUnder(m.ARN)
+	if err != nil {
+		return nil, err
+	}
+	use := KeyUse{Files: len(inodes), Nameless: len(c.d.cfg.Volume.Nameless(m.ARN))}
+	if a.Count {
+		return use, nil
 	}
 	s, done, err := c.session()
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	inodes, err := c.d.filesUnder(m.ARN)
-	if err != nil {
-		return nil, err
-	}
-	hidden := 0
+	last := KeyFile{Nameless: use.Nameless}
 	for _, ino := range inodes {
+		if err := c.ctx.Err(); err != nil {
+			return nil, err
+		}
 		path, err := c.pathOf(s, ino)
 		switch {
-		case errors.Is(err, mount.ErrNotFound): // deleted meanwhile, or open and without a name
+		case errors.Is(err, mount.ErrNotFound): // deleted meanwhile
+			use.Files--
 			continue
 		case errors.Is(err, mount.ErrAccess):
-			hidden++
+			last.Hidden++
 			continue
 		case err != nil:
 			return nil, err
@@ -197,10 +231,10 @@ func (c *call) keyFiles(a KeyArgs) (any, error) {
 			return nil, err
 		}
 	}
-	if hidden > 0 {
-		return nil, c.emit(KeyFile{Hidden: hidden})
+	if last.Hidden+last.Nameless > 0 {
+		err = c.emit(last)
 	}
-	return nil, nil
+	return use, err
 }
 
 // filesUnder are the files that a key's loss would take.
