@@ -148,7 +148,7 @@ func here(c *cli.Context, dir string, req control.Request, onItem func(json.RawM
 			out, err = nil, cerr
 		}
 	}()
-	d, err := s.Host(false, false)
+	d, err := s.Host(nil, false)
 	if err != nil {
 		return nil, err
 	}

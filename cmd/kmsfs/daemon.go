@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -98,12 +99,12 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	for _, m := range ended {
 		log.Info("ended a dead mount", "dir", m)
 	}
-	farewell, err := startSupervisor(dir, s.info.StoreID)
+	kernel, farewell, err := startSupervisor(dir, s.info.StoreID)
 	if err != nil {
 		return err
 	}
 	defer farewell()
-	d, err := s.Host(true, o.persistent)
+	d, err := s.Host(kernel, o.persistent)
 	if err != nil {
 		return err
 	}
@@ -112,23 +113,42 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 		return err
 	}
 	defer endKMS()
-	return serveCalls(c.Context, dir, d, log, o.then, tell)
-}
-
-// serveCalls takes calls until the daemon has no reason to go on, then leaves
-// in order: no new calls, mounts away, what runs ended.
-func serveCalls(ctx context.Context, dir string, d *host.Daemon, log *slog.Logger, then func(*host.Daemon) error, ready func(error)) error {
 	socket := filepath.Join(dir, host.SocketFile)
 	ln, err := control.Listen(socket)
 	if err != nil {
 		return err
 	}
+	if err := confine(c, s, log); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	return serveCalls(c.Context, socket, ln, d, log, o.then, tell)
+}
+
+// confine gives up what serving does not take. From here on nothing outside
+// the store can be opened, and no program started.
+func confine(c *cli.Context, s *store, log *slog.Logger) error {
+	if c.Bool("no-sandbox") {
+		log.Warn("not confined: --no-sandbox was given")
+		return nil
+	}
+	is, err := host.Confine(s.dir)
+	if err != nil {
+		return &hinted{err, "--no-sandbox serves without it", exitFailed}
+	}
+	host.LogConfinement(log, is)
+	return nil
+}
+
+// serveCalls takes calls until the daemon has no reason to go on, then leaves
+// in order: no new calls, mounts away, what runs ended.
+func serveCalls(ctx context.Context, socket string, ln *net.UnixListener, d *host.Daemon, log *slog.Logger, then func(*host.Daemon) error, ready func(error)) error {
+	var err error
 	server := control.NewServer(d.Dispatch, log)
 	calls, endCalls := context.WithCancel(context.WithoutCancel(ctx))
 	defer endCalls()
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(calls, ln) }()
-	log.Info("serving", "store", dir, "pid", os.Getpid())
+	log.Info("serving", "store", filepath.Dir(socket), "pid", os.Getpid())
 	ready(nil)
 	if then != nil {
 		err = then(d)
@@ -218,7 +238,7 @@ func spawn(c *cli.Context, dir string, persistent bool) error {
 		args = append(args, "--until-unused")
 	}
 	args = append(args, kmsArgs(c)...)
-	for _, name := range []string{"debug", "audit-strict"} {
+	for _, name := range []string{"debug", "audit-strict", "no-sandbox"} {
 		if c.Bool(name) {
 			args = append(args, "--"+name)
 		}
@@ -315,27 +335,35 @@ func openLog(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// startSupervisor starts the child that cleans up after a killed daemon, and
-// returns how to part from it.
-func startSupervisor(dir, storeID string) (farewell func(), err error) {
+// startSupervisor starts the child that mounts for the daemon, and cleans up
+// after a killed one. It returns how to ask it and how to part from it.
+func startSupervisor(dir, storeID string) (kernel host.Kernel, farewell func(), err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("start the supervisor: %w", err)
+		return nil, nil, fmt.Errorf("start the supervisor: %w", err)
 	}
 	defer func() { _ = r.Close() }()
+	deputy, theirs, err := host.DeputyPair()
+	if err != nil {
+		_ = w.Close()
+		return nil, nil, err
+	}
+	defer func() { _ = theirs.Close() }()
 	cmd := exec.Command("/proc/self/exe", "--store", dir, "supervise", storeID) //nolint:noctx // it outlives this process
 	cmd.Args[0], cmd.Dir, cmd.Stdin, cmd.Stderr = "kmsfs", "/", r, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.ExtraFiles = []*os.File{theirs} // 3
 	if err := cmd.Start(); err != nil {
 		_ = w.Close()
-		return nil, fmt.Errorf("start the supervisor: %w", err)
+		return nil, nil, errors.Join(fmt.Errorf("start the supervisor: %w", err), deputy.Close())
 	}
 	gone := make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
 		close(gone)
 	}()
-	return func() {
+	return deputy, func() {
+		_ = deputy.Close()
 		host.Goodbye(w)
 		<-gone
 	}, nil

@@ -34,6 +34,7 @@ Examples:
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTIONS`, separated by commas"},
 			&cli.BoolFlag{Name: "foreground", Usage: "stay until the mount ends"},
 			&cli.BoolFlag{Name: "debug", Usage: "log more, if this starts the daemon"},
+			&cli.BoolFlag{Name: "no-sandbox", Usage: "the same flag of serve, if this starts the daemon"},
 		},
 		Action: mountDir,
 	}

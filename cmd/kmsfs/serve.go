@@ -28,6 +28,7 @@ Example:
 		Flags: append(kmsFlags(),
 			&cli.BoolFlag{Name: "foreground", Usage: "stay in front and log to standard error"},
 			&cli.BoolFlag{Name: "debug", Usage: "log more"},
+			&cli.BoolFlag{Name: "no-sandbox", Usage: "keep the rights that serving does not take (see docs/security.md)"},
 			&cli.BoolFlag{Name: "audit-strict", Usage: "write each audit event to disk before the key is handed out"},
 			&cli.IntFlag{Name: "ready-fd", Hidden: true},
 			&cli.IntFlag{Name: "passphrase-fd", Hidden: true},
@@ -178,7 +179,7 @@ Example:
 
 func cmdSupervise() *cli.Command {
 	return &cli.Command{
-		Name: "supervise", Hidden: true, Usage: "end a dead daemon's mounts (started by the daemon itself)", ArgsUsage: "STORE-ID",
+		Name: "supervise", Hidden: true, Usage: "mount for the daemon, and end a dead one's mounts (started by the daemon itself)", ArgsUsage: "STORE-ID",
 		Description: `Example:
    kmsfs supervise STORE-ID`,
 		Action: func(c *cli.Context) error {
@@ -193,7 +194,10 @@ func cmdSupervise() *cli.Command {
 			if err := host.Harden(); err != nil {
 				return err
 			}
-			return host.Supervise(ignoreSignals(), c.App.Reader, dir, args[0])
+			if err := host.ConfineSupervisor(); err != nil {
+				return err
+			}
+			return host.Supervise(ignoreSignals(), c.App.Reader, os.NewFile(3, "deputy"), dir, args[0])
 		},
 	}
 }

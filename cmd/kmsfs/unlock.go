@@ -101,29 +101,46 @@ func unlockAdd(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	a := host.UnlockAddArgs{Kind: args[0]}
-	wantsName := a.Kind != string(rootkey.KindPassphrase)
-	if wantsName != (len(args) == 2) {
+	kind := rootkey.Kind(args[0])
+	if wantsName := kind != rootkey.KindPassphrase; wantsName != (len(args) == 2) {
 		return usage("a key file and a credential have one name, a passphrase has none")
 	}
-	switch rootkey.Kind(a.Kind) {
-	case rootkey.KindKeyFile:
-		if a.Path, err = filepath.Abs(args[1]); err != nil {
-			return err
-		}
-		_, err := os.Lstat(a.Path)
-		a.Create = errors.Is(err, os.ErrNotExist)
-	case rootkey.KindPassphrase:
-		if a.Passphrase, err = newPassphrase(c, c.String("new-passphrase-file")); err != nil {
-			return err
-		}
-	case rootkey.KindCredential:
-		a.Credential, a.Directory = args[1], os.Getenv("CREDENTIALS_DIRECTORY")
-	default:
-		return usage("unknown kind of slot %q: key-file, passphrase or systemd-credential", a.Kind)
+	dir, err := storeDir(c)
+	if err != nil {
+		return err
 	}
+	// Files are read here: the daemon opens nothing outside its store.
+	var secret rootkey.Secret
+	switch kind {
+	case rootkey.KindKeyFile:
+		path, perr := filepath.Abs(args[1])
+		if perr != nil {
+			return perr
+		}
+		if _, serr := os.Lstat(path); errors.Is(serr, os.ErrNotExist) {
+			secret, err = rootkey.NewKeyFile(dir, path)
+		} else {
+			secret, err = rootkey.KeyFile(dir, path)
+		}
+	case rootkey.KindPassphrase:
+		var phrase []byte
+		if phrase, err = newPassphrase(c, c.String("new-passphrase-file")); err != nil {
+			return err
+		}
+		secret, err = rootkey.Passphrase(phrase, rootkey.Argon2{})
+		clear(phrase)
+	case rootkey.KindCredential:
+		secret, err = rootkey.Credential(os.Getenv("CREDENTIALS_DIRECTORY"), args[1])
+	default:
+		return usage("unknown kind of slot %q: key-file, passphrase or systemd-credential", args[0])
+	}
+	if err != nil {
+		return err
+	}
+	defer secret.Wipe()
 	var added rootkey.SlotInfo
-	if err := call(c, host.CmdUnlockAdd, a, &added); err != nil {
+	_, name, b := secret.Parts()
+	if err := call(c, host.CmdUnlockAdd, host.UnlockAddArgs{Kind: args[0], Name: name, Secret: b}, &added); err != nil {
 		return err
 	}
 	return show(c, added, func(w io.Writer) { fmt.Fprintln(w, added.ID) })

@@ -205,8 +205,8 @@ func (s *store) Close() error {
 	return errors.Join(errs...)
 }
 
-// Host makes the daemon over this store. Only one with mounts may host them.
-func (s *store) Host(mounts, persistent bool) (*host.Daemon, error) {
+// Host makes the daemon over this store. Only one with a kernel hosts mounts.
+func (s *store) Host(kernel host.Kernel, persistent bool) (*host.Daemon, error) {
 	st, err := os.Stat(filepath.Join(s.dir, rootkey.HeaderFile))
 	if err != nil {
 		return nil, err
@@ -219,7 +219,8 @@ func (s *store) Host(mounts, persistent bool) (*host.Daemon, error) {
 		Dir: s.dir, Owner: owner, Info: s.info, Root: s.root, Volume: s.volume, Keystore: s.keystore, Principals: s.principals,
 		Audit: s.audit, Keeper: keeper{s}, Persistent: persistent, PID: os.Getpid(), Clock: time.Now, Log: s.log,
 	}
-	if mounts {
+	if kernel != nil {
+		c.Kernel = kernel
 		c.Mount = func(m *mount.Session, dir string, o fusefs.Options) (host.Server, error) {
 			return fusefs.Mount(m, dir, o)
 		}

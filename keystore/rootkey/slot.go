@@ -1,6 +1,7 @@
 package rootkey
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/rand"
 	"errors"
@@ -110,7 +111,7 @@ func KeyFile(dir, path string) (Secret, error) {
 // Credential reads the systemd credential name from its directory, which a
 // service finds in $CREDENTIALS_DIRECTORY.
 func Credential(dir, name string) (Secret, error) {
-	if name == "" || name != filepath.Base(name) || name == "." || name == ".." || name == string(filepath.Separator) {
+	if !isCredential(name) {
 		return Secret{}, fmt.Errorf("%w: the credential name %q", ErrInvalid, name)
 	}
 	if dir == "" {
@@ -121,6 +122,36 @@ func Credential(dir, name string) (Secret, error) {
 		return Secret{}, fmt.Errorf("read the credential: %w", err)
 	}
 	return Secret{kind: KindCredential, name: name, bytes: b}, nil
+}
+
+// Parts takes a secret apart, to hand it to the process that has the store.
+// The bytes are the secret's own: Wipe clears them.
+func (s Secret) Parts() (kind Kind, name string, secret []byte) { return s.kind, s.name, s.bytes }
+
+// SecretOf puts the parts of a secret together. It copies the bytes.
+func SecretOf(kind Kind, name string, secret []byte) (Secret, error) {
+	switch kind {
+	case KindPassphrase:
+		return Passphrase(secret, Argon2{})
+	case KindKeyFile:
+		if name == "" {
+			return Secret{}, fmt.Errorf("%w: no path of the key file", ErrInvalid)
+		}
+	case KindCredential:
+		if !isCredential(name) {
+			return Secret{}, fmt.Errorf("%w: the credential name %q", ErrInvalid, name)
+		}
+	default:
+		return Secret{}, fmt.Errorf("%w: unknown kind of slot %.64q", ErrInvalid, kind)
+	}
+	if len(secret) < MinSecretBytes || len(secret) > MaxSecretBytes {
+		return Secret{}, fmt.Errorf("%w: a secret of %d bytes, wanted are %d to %d", ErrInvalid, len(secret), MinSecretBytes, MaxSecretBytes)
+	}
+	return Secret{kind: kind, name: name, bytes: bytes.Clone(secret)}, nil
+}
+
+func isCredential(name string) bool {
+	return name != "" && name == filepath.Base(name) && name != "." && name != ".." && name != string(filepath.Separator)
 }
 
 func resolve(dir, path string) string {

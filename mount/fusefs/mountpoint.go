@@ -247,9 +247,9 @@ func unmount(dir string, flags int) error {
 }
 
 // detach takes a mount away whose server did not come up.
-func detach(dir, dev string) {
+func (o Options) detach(dir, dev string) {
 	if dev == "" || deviceOf(dir) == dev {
-		_ = unmount(dir, unix.MNT_DETACH)
+		_ = o.kernel().Unmount(dir, unix.MNT_DETACH)
 	}
 }
 

@@ -20,6 +20,7 @@ type Options struct {
 	Source             string // the device that mountinfo names; empty: kmsfs
 	Flags              uintptr
 	Debug              bool
+	Kernel             Kernel `json:"-"` // nil: Direct
 }
 
 // flagOptions are mount options that are bits of mount(2).

@@ -95,20 +95,20 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 	m.fd = &device{fd: -1}
 	m.notes = newNotifier(m.fd, m.interest, func() bool { return sess.Waiting() > 1 }, m.log)
 	m.interest.evict = m.notes.evict
-	fd, abs, err := attach(dir, opts)
+	fd, abs, err := opts.kernel().Attach(dir, opts)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	m.fd.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		_ = unix.Close(fd)
-		detach(abs, "")
+		opts.detach(abs, "")
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	srv, err := fuse.NewServer(m, "/dev/fd/"+strconv.Itoa(fd), m.fuseOptions())
 	if err != nil { // go-fuse has closed fd
 		m.fd.close()
-		detach(abs, "")
+		opts.detach(abs, "")
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
 	s := &Server{raw: m, srv: srv, dir: abs, dev: deviceOf(abs), done: make(chan struct{})}
@@ -171,7 +171,7 @@ func (s *Server) Unmount() error {
 		if s.gone() {
 			return nil
 		}
-		err := unmount(s.dir, 0)
+		err := s.raw.opts.kernel().Unmount(s.dir, 0)
 		if !errors.Is(err, unix.EBUSY) || try == unmountTries {
 			return err
 		}
@@ -194,12 +194,12 @@ func (s *Server) Detach() error {
 	if s.gone() {
 		return nil
 	}
-	return unmount(s.dir, unix.MNT_DETACH)
+	return s.raw.opts.kernel().Unmount(s.dir, unix.MNT_DETACH)
 }
 
 // Abort ends the connection: everything that waits for an answer gets an error. For a mount that does not answer any more.
 func (s *Server) Abort() error {
-	err := abort(s.dir, s.dev)
+	err := s.raw.opts.kernel().Abort(s.dir, s.dev)
 	s.raw.sess.Leave()
 	s.once.Do(func() { s.raw.notes.close() })
 	return err
@@ -210,8 +210,7 @@ func (s *Server) readAhead() {
 	if s.dev == "" {
 		return
 	}
-	path := "/sys/class/bdi/" + s.dev + "/read_ahead_kb"
-	if err := os.WriteFile(path, []byte(strconv.Itoa(readAheadKB)), 0); err != nil {
+	if err := s.raw.opts.kernel().ReadAhead(s.dev, readAheadKB); err != nil {
 		s.raw.log.Debug("read-ahead stays", "err", err)
 	}
 }

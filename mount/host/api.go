@@ -129,12 +129,9 @@ type Space struct {
 
 // UnlockAddArgs describe a slot to add. The caller must be the store's owner.
 type UnlockAddArgs struct {
-	Kind       string `json:"kind"`                 // key-file, passphrase, systemd-credential
-	Path       string `json:"path,omitempty"`       // key file: absolute
-	Create     bool   `json:"create,omitempty"`     // key file: make it
-	Passphrase []byte `json:"passphrase,omitempty"` //
-	Credential string `json:"credential,omitempty"`
-	Directory  string `json:"directory,omitempty"` // of the credential, the caller's $CREDENTIALS_DIRECTORY
+	Kind   string `json:"kind"`           // key-file, passphrase, systemd-credential
+	Name   string `json:"name,omitempty"` // of a key file its absolute path, of a credential its name
+	Secret []byte `json:"secret"`         // what is in it, or the passphrase
 }
 
 // UnlockRemoveArgs name a slot by its id or a beginning of it.

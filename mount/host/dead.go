@@ -138,18 +138,25 @@ type Manner int
 
 // The manners of detaching a mount.
 const (
-	Gently Manner = iota // its users go on with it until they leave
-	Firmly               // pending calls fail: for a mount whose daemon is dead
+	Gently   Manner = iota // its users go on with it until they leave
+	Firmly                 // pending calls fail: for a mount whose daemon is dead
+	IfUnused               // only if nobody uses it
 )
 
 // Detach takes a mount out of the name space even if it is in use: by the
 // kernel for root, through fusermount3 for others.
-func Detach(ctx context.Context, dir string, how Manner) error {
-	flags := unix.MNT_DETACH
-	if how == Firmly {
-		flags |= unix.MNT_FORCE
+func Detach(ctx context.Context, dir string, how Manner) error { return release(ctx, dir, how) }
+
+// release ends a mount in a manner.
+func release(ctx context.Context, dir string, how Manner) error {
+	switch how {
+	case IfUnused:
+		return unmountWith(ctx, dir, 0)
+	case Gently:
+		return unmountWith(ctx, dir, unix.MNT_DETACH, "-z")
+	default:
+		return unmountWith(ctx, dir, unix.MNT_DETACH|unix.MNT_FORCE, "-z")
 	}
-	return unmountWith(ctx, dir, flags, "-z")
 }
 
 // unmountWith unmounts as root or through fusermount3: errInUse while somebody

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -95,7 +96,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{CmdFsck, FsckArgs{Data: true, Repair: true}, nil, everyone},
 		{CmdGC, NoArgs{}, nil, everyone},
 
-		{CmdUnlockAdd, UnlockAddArgs{Kind: "key-file", Path: r.dir + "/second.key", Create: true}, nil, everyone},
+		{CmdUnlockAdd, UnlockAddArgs{Kind: "key-file", Name: r.dir + "/second.key", Secret: bytes.Repeat([]byte{1}, 32)}, nil, everyone},
 		{CmdUnlockRemove, UnlockRemoveArgs{ID: "ffff"}, nil, everyone}, // the owner gets another error: see below
 	}
 	covered := map[string]bool{
@@ -313,7 +314,7 @@ func FuzzDispatch(f *testing.F) {
 	f.Add("principal.create", `{"name":"x","uids":[1],"policies":[{"name":"p","text":{"set":true,"text":"{}"}}]}`)
 	r := newRig(f, true)
 	f.Fuzz(func(_ *testing.T, command, args string) {
-		if command == CmdUnlockAdd || command == CmdStop { // the one would write files where it is told, the other end the daemon
+		if command == CmdUnlockAdd || command == CmdStop { // the one is slow on purpose, the other ends the daemon
 			return
 		}
 		_ = r.d.Dispatch(context.Background(), control.Peer{UID: uidAlice}, control.Request{Command: command, Args: json.RawMessage(args)}, func(any) error { return nil })

@@ -58,6 +58,7 @@ type Config struct {
 	Keeper     Keeper
 
 	Mount      Mounter // how mounts are made; nil in a process that hosts none
+	Kernel     Kernel  // with whose rights; nil: this process's own
 	Persistent bool    // stay when the last mount goes
 	PID        int
 	Clock      func() time.Time
@@ -85,6 +86,9 @@ type Daemon struct {
 
 // New makes a Daemon.
 func New(c Config) *Daemon {
+	if c.Kernel == nil {
+		c.Kernel = Direct{}
+	}
 	hub := mount.NewHub(mount.HubConfig{Volume: c.Volume, Keystore: c.Keystore, Principals: c.Principals, Log: c.Log})
 	return &Daemon{cfg: c, hub: hub, log: c.Log, since: c.Clock(), done: make(chan struct{}), mounts: map[string]*mounted{}}
 }

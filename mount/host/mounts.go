@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -35,6 +33,7 @@ type mounted struct {
 	info    MountInfo
 	server  Server
 	session *mount.Session
+	kernel  Kernel
 	gone    chan struct{} // closed when the row is out of the table
 }
 
@@ -229,7 +228,7 @@ func (c *call) makeMount(a MountArgs) (*mounted, error) {
 	if opts.UID, opts.GID, err = d.entering(c.peer, c.as, a.Dir); err != nil {
 		return nil, err
 	}
-	opts.Source = SourceOf(d.cfg.Info.StoreID)
+	opts.Source, opts.Kernel = SourceOf(d.cfg.Info.StoreID), d.cfg.Kernel
 	s, err := d.session(c.as, mount.Options{ReadOnly: opts.ReadOnly, SSE: opts.SSE, Mount: a.Dir})
 	if errors.Is(err, mount.ErrInvalid) || errors.Is(err, mount.ErrUnsupported) {
 		return nil, fmt.Errorf("%w: %w", errOption, err)
@@ -250,7 +249,7 @@ func (c *call) makeMount(a MountArgs) (*mounted, error) {
 		dir = real // without the links that led there
 	}
 	return &mounted{
-		server: server, session: s, gone: make(chan struct{}),
+		server: server, session: s, kernel: d.cfg.Kernel, gone: make(chan struct{}),
 		info: MountInfo{
 			Dir: dir, Principal: c.as, UID: opts.UID, GID: opts.GID, Options: a.Options, Since: d.cfg.Clock(), By: c.peer.UID,
 		},
@@ -267,17 +266,12 @@ func (d *Daemon) entering(peer control.Peer, principal, dir string) (uid, gid ui
 	if peer.UID != 0 {
 		return peer.UID, peer.GID, nil
 	}
-	st, err := os.Lstat(dir)
-	if err != nil {
-		var path *os.PathError
-		if errors.As(err, &path) {
-			err = path.Err
-		}
-		return 0, 0, fmt.Errorf("%w: %s: %w", errDirectory, dir, err)
-	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !st.IsDir() || !ok {
+	owner, group, err := d.cfg.Kernel.Owner(dir)
+	switch {
+	case errors.Is(err, syscall.ENOTDIR):
 		return 0, 0, fmt.Errorf("%w: %s", errDirectory, dir)
+	case err != nil:
+		return 0, 0, fmt.Errorf("%w: %s: %w", errDirectory, dir, err)
 	}
 	p, err := d.cfg.Principals.Get(principal)
 	if err != nil {
@@ -286,15 +280,19 @@ func (d *Daemon) entering(peer control.Peer, principal, dir string) (uid, gid ui
 	switch {
 	case len(p.UIDs) == 0:
 		uid = 0
-	case slices.Contains(p.UIDs, sys.Uid):
-		uid = sys.Uid
+	case slices.Contains(p.UIDs, owner):
+		uid = owner
 	default:
 		uid = p.UIDs[0]
 	}
-	if sys.Uid != uid {
-		return 0, 0, notHis(dir, sys.Uid, uid)
+	if owner != uid {
+		return 0, 0, notHis(dir, owner, uid)
 	}
-	return uid, groupOf(uid, sys.Gid), nil
+	// His primary group, or that of his directory if the system does not know him.
+	if gid, ok := d.cfg.Kernel.Group(uid); ok {
+		group = gid
+	}
+	return uid, group, nil
 }
 
 func notHis(dir string, owner, uid uint32) error {
@@ -302,20 +300,6 @@ func notHis(dir string, owner, uid uint32) error {
 		err:  fmt.Errorf("%w: %s belongs to uid %d, and the mount would be entered by uid %d", errForbidden, dir, owner, uid),
 		hint: fmt.Sprintf("mount on a directory of that user: mkdir DIR && chown %d DIR", uid),
 	}
-}
-
-// groupOf is the user's primary group, or that of his directory if the system
-// does not know him.
-func groupOf(uid, dirGroup uint32) uint32 {
-	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
-	if err != nil {
-		return dirGroup
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return dirGroup
-	}
-	return uint32(gid)
 }
 
 // umount is allowed to root, the store's owner, who asked for the mount and
@@ -391,7 +375,7 @@ func (m *mounted) unmount(ctx context.Context) error {
 	if err != nil || dir == "" {
 		return err
 	}
-	return unmountWith(context.WithoutCancel(ctx), dir, 0)
+	return m.kernel.Release(context.WithoutCancel(ctx), dir, IfUnused)
 }
 
 func (m *mounted) detach(ctx context.Context, how Manner) error {
@@ -399,7 +383,7 @@ func (m *mounted) detach(ctx context.Context, how Manner) error {
 	if err != nil || dir == "" {
 		return err
 	}
-	return Detach(context.WithoutCancel(ctx), dir, how)
+	return m.kernel.Release(context.WithoutCancel(ctx), dir, how)
 }
 
 // kill ends the connection and takes the mount away. Root does it through the

@@ -175,11 +175,16 @@ func TestLock(t *testing.T) {
 }
 
 func TestSuperviseAfterGoodbye(t *testing.T) {
-	if err := Supervise(t.Context(), strings.NewReader(goodbye), t.TempDir(), "id"); err != nil {
-		t.Error(err)
-	}
-	// The daemon died, and its store has no mount left.
-	if err := Supervise(t.Context(), strings.NewReader(""), t.TempDir(), "no-such-store"); err != nil {
-		t.Error(err)
+	for store, said := range map[string]string{"id": goodbye, "no-such-store": ""} { // the second died, and its store has no mount left
+		d, theirs, err := DeputyPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := Supervise(t.Context(), strings.NewReader(said), theirs, t.TempDir(), store); err != nil {
+			t.Error(err)
+		}
 	}
 }

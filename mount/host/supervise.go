@@ -14,7 +14,9 @@ import (
 // A supervisor is a tiny child of the daemon that holds the read end of a
 // pipe. When the daemon leaves in order it says goodbye; when it is killed the
 // pipe just ends, and then the supervisor ends the mounts that it left behind.
-// It holds no key, no FUSE descriptor and no lock while the daemon lives.
+// It holds no key, no FUSE descriptor and no lock while the daemon lives; but it
+// keeps the rights that the daemon gives up, and mounts and unmounts for it (see
+// Deputy).
 //
 // A killed daemon may be unable to die: one of its threads is telling a kernel
 // of a changed name and waits, not to be interrupted, for a directory that some
@@ -28,8 +30,20 @@ const goodbye = "bye"
 // Supervise runs in the child: it waits for the end of pipe and cleans up
 // after the daemon of the store in dir if that was not in order. Should a new
 // daemon have the store by then, it has cleaned up itself.
-func Supervise(ctx context.Context, pipe io.Reader, dir, storeID string) error {
+//
+// Meanwhile it answers the daemon's requests on the socket (see Deputy).
+func Supervise(ctx context.Context, pipe io.Reader, socket *os.File, dir, storeID string) error {
+	answered := make(chan error, 1)
+	go func() { answered <- ServeDeputy(ctx, socket, storeID) }()
 	said, err := lastWords(ctx, pipe, storeID)
+	// What the daemon asked for last comes first, or a mount might be made behind our back.
+	finish := time.NewTimer(time.Second)
+	defer finish.Stop()
+	select {
+	case aerr := <-answered:
+		err = errors.Join(err, aerr)
+	case <-finish.C: // it hangs on the daemon's mounts, which are ended now
+	}
 	if err != nil {
 		return err
 	}
