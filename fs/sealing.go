@@ -20,6 +20,21 @@ func (v *Volume) Sealing(ino Ino) (s Sealing, err error) {
 	return s, err
 }
 
+// Unlocked reports whether a data key of the file is in memory: while it is open, or while what was written waits to be committed.
+func (v *Volume) Unlocked(ino Ino) (unlocked bool, err error) {
+	err = v.with(ino, func(n *inode) error {
+		n.mu.RLock()
+		defer n.mu.RUnlock()
+		if n.data != nil {
+			n.data.keyMu.RLock()
+			defer n.data.keyMu.RUnlock()
+			unlocked = len(n.data.keys) > 0
+		}
+		return nil
+	})
+	return unlocked, err
+}
+
 // SetExplicit records whether the file's encryption was chosen for it.
 func (v *Volume) SetExplicit(ino Ino, explicit bool) error {
 	return v.with(ino, func(n *inode) error {

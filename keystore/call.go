@@ -312,12 +312,16 @@ type requestKeys struct {
 	crypto bool           //
 	same   *bool          // kms:ReEncryptOnSameKey
 	extra  policy.MapKeys // the operation's own
+	asked  *bool          // set if the encryption context is asked for here, which happens for requests that have none
 }
 
 // Lookup implements policy.Keys.
 func (r *requestKeys) Lookup(name string) ([]string, bool) {
 	if v, ok := r.extra[name]; ok {
 		return v, true
+	}
+	if r.asked != nil && strings.HasPrefix(name, "kms:encryptioncontext") {
+		*r.asked = true
 	}
 	switch name {
 	case "kms:viaservice":

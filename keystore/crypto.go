@@ -392,3 +392,34 @@ func (s *Service) Check(c *Call, action, ref string, ctx crypto.Context) (policy
 	}
 	return t.decision, internal(err)
 }
+
+// CheckAll is Check for every encryption context at once, where no policy and no grant constraint that decides looks at it. Otherwise alike
+// is false, and each context has to be checked.
+func (s *Service) CheckAll(c *Call, action, ref string) (alike bool, err error) {
+	if s.closed.Load() {
+		return true, ErrClosed
+	}
+	k, aliasName, err := s.find(ref, true)
+	if err != nil {
+		return true, err
+	}
+	snap := s.settled(k)
+	switch {
+	case c.Who == nil:
+		return true, errNoCaller
+	case snap.deleted():
+		return true, doesNotExist(k.arn)
+	}
+	if err := checkState(opCheck, k.arn, snap.rec); err != nil {
+		return true, internal(err)
+	}
+	asked := false
+	d := s.decide(c, action, k, snap, nil, &requestKeys{alias: aliasName, crypto: true, asked: &asked}, nil)
+	if asked {
+		return false, nil
+	}
+	if !d.Allowed() {
+		return true, accessDenied(&d)
+	}
+	return true, nil
+}

@@ -13,8 +13,8 @@ import (
 
 // Bucket keys as a session uses them: one kms:GenerateDataKey serves all files that a principal makes in a bucket under a key for some
 // minutes, and one kms:Decrypt opens all that were made with one bucket key. Unlike S3, nothing outlives a right: a key that was kept is
-// used only while the principal's identity and everything about the KMS key are what they were when KMS gave it, and all are wiped when
-// rights are looked at again.
+// used only while the principal's identity and everything about the KMS key are what they were when KMS gave it, and is wiped when that
+// ends.
 
 const (
 	bucketKeyTTL = 300 * time.Second
@@ -37,6 +37,11 @@ type keptID struct {
 	hash   [sha256.Size]byte
 }
 
+// valid reports whether nothing that the key rests on has changed. v may be a session's newest view only.
+func (e *keptKey) valid(s *Session, v *view) bool {
+	return e.who == v.who && e.epoch == s.hub.keyEpoch(e.arn) && s.cfg.Clock().Before(e.until)
+}
+
 // keptKeys are a session's bucket keys. mu is a leaf.
 type keptKeys struct {
 	mu sync.Mutex
@@ -48,7 +53,7 @@ func (k *keptKeys) get(s *Session, v *view, id keptID) (*keptKey, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	e := k.m[id]
-	if e == nil || e.who != v.who || e.epoch != s.hub.keyEpoch(e.arn) || !s.cfg.Clock().Before(e.until) {
+	if e == nil || !e.valid(s, v) {
 		return nil, false
 	}
 	c := *e
@@ -71,6 +76,19 @@ func (k *keptKeys) put(id keptID, e keptKey) {
 		old.key.Wipe()
 	}
 	k.m[id] = &e
+}
+
+// prune wipes the keys that may not be used any more.
+func (k *keptKeys) prune(s *Session) {
+	v := s.view()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, e := range k.m {
+		if !e.valid(s, v) {
+			e.key.Wipe()
+			delete(k.m, id)
+		}
+	}
 }
 
 func (k *keptKeys) wipe() {

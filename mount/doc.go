@@ -23,7 +23,7 @@
 // Advisory locks (flock, fcntl) live in the Hub too, so that they hold across mounts; an owner is a kernel's own name for it together
 // with the session, and every lock ends with the handle that it was taken through, at the latest.
 //
-// Lock order: Hub.beneath, then Handle.mu, then Hub.mu, Session.mu and lockTable.mu (leaves). No lock but Handle.mu is held while keys are asked for
+// Lock order: Hub.beneath, then Handle.mu, then looker.mu, then Hub.mu, Session.mu and lockTable.mu (leaves). No lock but Handle.mu is held while keys are asked for
 // or the volume reads or writes.
 //
 // This package is not a file system (fs is) and knows nothing of FUSE (fusefs does).

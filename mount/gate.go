@@ -3,7 +3,6 @@ package mount
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -297,13 +296,10 @@ func (s *Session) view() *view {
 
 func (s *Session) lookAgain(epoch uint64) *view {
 	v := &view{epoch: epoch, clock: s.cfg.Clock}
-	who, err := s.cfg.Principals.Identity(s.cfg.Principal)
-	switch {
-	case err != nil:
+	who, err := s.identity()
+	if err != nil {
 		s.log.Warn("principal without identity: everything is refused", "err", err)
-	case who.ID != s.id:
-		s.log.Warn("the principal was deleted; another has its name: everything is refused", "id", s.id, "now", who.ID)
-	default:
+	} else {
 		v.who = who
 	}
 	if old := s.rights.Load(); old == nil || old.epoch < epoch {
@@ -337,45 +333,6 @@ func (s *Session) bucketView(v *view, bucket Ino) (*bucketView, error) {
 		s.sees(v, b.(*bucketView))
 	}
 	return b.(*bucketView), nil
-}
-
-// sight is what a session could once see and read of a bucket as a whole.
-type sight struct{ get, list answer }
-
-// sees remembers what the session may do in a bucket, for comparison when policies change.
-func (s *Session) sees(v *view, b *bucketView) {
-	now := sight{v.constant(b, actGet), v.constant(b, actList)}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.seen[b.ino]; !ok {
-		s.seen[b.ino] = now
-	}
-}
-
-// sameSight reports whether the session may still see and read all that it could, as far as buckets as a whole decide it, and
-// remembers what it may now.
-func (s *Session) sameSight() bool {
-	s.mu.Lock()
-	before := maps.Clone(s.seen)
-	s.mu.Unlock()
-	v := s.view()
-	same := true
-	for ino, was := range before {
-		b, err := s.bucketView(v, ino)
-		if err != nil {
-			same = false
-			s.mu.Lock()
-			delete(s.seen, ino)
-			s.mu.Unlock()
-			continue
-		}
-		now := sight{v.constant(b, actGet), v.constant(b, actList)}
-		same = same && (was.get == never || now.get == always) && (was.list == never || now.list == always)
-		s.mu.Lock()
-		s.seen[ino] = now
-		s.mu.Unlock()
-	}
-	return same
 }
 
 // keysOf gives the object keys of an inode, lazily.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
-	"github.com/kmsfs/kmsfs/keystore"
 	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
@@ -30,8 +29,10 @@ type Handle struct {
 	mu      sync.RWMutex
 	file    *fs.File // nil: closed, or the right is lost
 	refused error    // why the right is lost
-	late    error    // what went wrong with data written before that
+	ending  *ending  // of what was written before the right was lost
 	closed  bool
+
+	key atomic.Pointer[string] // ARN of the KMS key that the content is under; empty: of none
 
 	// What the last decision rested on; guarded by mu.
 	fresh                                       bool // the data key came from GenerateDataKey, not from Decrypt
@@ -55,6 +56,7 @@ func (s *Session) newHandle(v *view, at stamp, c Caller, b *bucketView, ino Ino,
 		s: s, ino: ino, bucket: b.ino, caller: c, flags: f, file: file,
 		fresh: fresh, who: v.who, method: sealing.Method, keyARN: sealing.KeyARN, context: sealing.Context,
 	}
+	h.key.Store(s.hub.intern(h.keyARN))
 	h.direct = f.Append || s.hub.writtenElsewhere(ino, s)
 	if f.Write {
 		s.hub.writing(ino, s, 1)
@@ -76,6 +78,9 @@ func (s *Session) newHandle(v *view, at stamp, c Caller, b *bucketView, ino Ino,
 // Ino is the file.
 func (h *Handle) Ino() Ino { return h.ino }
 
+// Key is the ARN of the KMS key that the content read just now was under; empty: of none.
+func (h *Handle) Key() *string { return h.key.Load() }
+
 // Flags are those the file was opened with.
 func (h *Handle) Flags() OpenFlags { return h.flags }
 
@@ -86,7 +91,9 @@ func (h *Handle) Direct() bool { return h.direct }
 // is an error.
 func (h *Handle) begin() (*fs.File, error) {
 	if h.epoch.Load() != h.s.hub.epoch.Load() {
-		h.look()
+		if e := h.look(); e != nil {
+			e.finish()
+		}
 	}
 	h.mu.RLock()
 	if h.file == nil {
@@ -239,23 +246,29 @@ func (h *Handle) Sync(dataOnly bool) error {
 func (h *Handle) settle(fn func(*fs.File) error) error {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	if h.file == nil {
-		if h.closed {
-			return ErrBadHandle
-		}
-		return h.late
+	if h.file != nil {
+		return fn(h.file)
 	}
-	return fn(h.file)
+	if h.closed {
+		return ErrBadHandle
+	}
+	if h.ending == nil {
+		return nil
+	}
+	return h.ending.finish()
 }
 
 // Close ends the handle. What was written stays with the volume.
 func (h *Handle) Close() error {
 	h.mu.Lock()
-	file, was := h.file, h.closed
+	file, was, ending := h.file, h.closed, h.ending
 	h.file, h.closed = nil, true
 	h.mu.Unlock()
 	if was {
 		return nil
+	}
+	if ending != nil {
+		_ = ending.finish() // whoever wrote was told by Flush
 	}
 	s := h.s
 	h.unlockAll()
@@ -271,35 +284,53 @@ func (h *Handle) Close() error {
 	return file.Close()
 }
 
-// look decides anew if something changed that the handle's right rests on. It reports whether the right was lost just now.
-func (h *Handle) look() (lost bool) {
+// ending is an open file whose handle has lost its right: what was written through it is still to be sealed and committed.
+type ending struct {
+	file *fs.File
+	once sync.Once
+	err  error
+}
+
+// finish seals, commits and closes, which wipes the data keys unless somebody else has the file open. It says what went wrong with
+// the data, each time it is called.
+func (e *ending) finish() error {
+	e.once.Do(func() {
+		e.err = e.file.Flush()
+		if err := e.file.Close(); e.err == nil {
+			e.err = err
+		}
+	})
+	return e.err
+}
+
+// look decides anew if something changed that the handle's right rests on. If the right was lost just now, the handle refuses from
+// then on, and the caller has to finish what is returned.
+func (h *Handle) look() *ending {
 	hub := h.s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := hub.epoch.Load()
 	if h.closed || h.epoch.Load() == now {
-		return false
+		return nil
 	}
 	err := h.decide()
 	if errors.Is(err, ErrStale) {
-		return false // changed while looking: the next use decides
+		return nil // changed while looking: the next use decides
 	}
 	h.epoch.Store(now)
 	if err == nil {
 		h.refused = nil
-		return false
+		return nil
 	}
-	if h.file == nil {
-		h.refused = err
-		return false
+	lost := h.file != nil
+	h.refused = err
+	if !lost {
+		return nil
 	}
-	h.late = h.file.Flush()
-	if cerr := h.file.Close(); h.late == nil {
-		h.late = cerr
-	}
-	h.file, h.refused = nil, err
+	h.ending = &ending{file: h.file}
+	h.file = nil
 	h.s.log.Info("right lost while open", "inode", h.ino, "why", err)
-	return true
+	return h.ending
 }
 
 // decide asks the gates again, each only if something it rests on changed. mu is held.
@@ -329,6 +360,9 @@ func (h *Handle) decide() error {
 	}
 	h.policyEpoch, h.nameEpoch, h.sealEpoch, h.keyEpoch = v.epoch, names, seals, keyEpoch
 	h.who, h.method, h.keyARN, h.context = v.who, sealing.Method, sealing.KeyARN, sealing.Context
+	if *h.key.Load() != h.keyARN {
+		h.key.Store(s.hub.intern(h.keyARN))
+	}
 	return nil
 }
 
@@ -398,57 +432,6 @@ func (h *Handle) decideKMS(v *view, now fs.Sealing) error {
 		h.fresh = false
 	}
 	return err
-}
-
-// revalidate makes the handles decide now, and drops from the kernel what its principal may not read any more. keys are the KMS keys
-// that changed; rights says that the principal's policies or a bucket's did.
-func (s *Session) revalidate(keys []string, rights bool) {
-	s.kept.wipe()
-	s.mu.Lock()
-	open := make([]*Handle, 0, len(s.handles))
-	for h := range s.handles {
-		open = append(open, h)
-	}
-	s.mu.Unlock()
-	lost := map[Ino]bool{}
-	for _, h := range open {
-		if h.look() {
-			lost[h.ino] = true
-		}
-	}
-	n := s.notifier.Load()
-	if n == nil {
-		return
-	}
-	if rights && !s.sameSight() {
-		(*n).DropAll()
-		return
-	}
-	changed := make(map[string]bool, len(keys))
-	for _, k := range keys {
-		changed[k] = true
-	}
-	if len(lost) == 0 && len(changed) == 0 && !rights {
-		return
-	}
-	(*n).DropData(func(ino Ino) bool {
-		return lost[ino] || s.cachedUnder(ino, changed, rights)
-	})
-}
-
-// cachedUnder reports whether cached content of a file is under a KMS key that concerns us (one of those that changed, or any if
-// rights changed) and may not be decrypted any more. Nothing is decrypted for that, and no event written.
-func (s *Session) cachedUnder(ino Ino, changed map[string]bool, rights bool) bool {
-	sealing, err := s.vol.Sealing(ino)
-	if err != nil || sealing.Method != fs.SSEKMS || !rights && !changed[sealing.KeyARN] {
-		return false
-	}
-	v := s.view()
-	if v.who == nil {
-		return true
-	}
-	_, err = s.cfg.Keystore.Check(&keystore.Call{Who: v.who, ViaS3: true}, "kms:Decrypt", sealing.KeyARN, sealing.Context)
-	return err != nil
 }
 
 // Copy copies a range between two open files inside the daemon, through both gates, and says how many bytes.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/kmsfs/kmsfs/fs"
 	"github.com/kmsfs/kmsfs/keystore"
@@ -21,9 +22,12 @@ type Notifier interface {
 	InodeChanged(ino Ino, off, n int64) (wait func())
 	// EntryChanged: a name in a directory means something else now.
 	EntryChanged(parent Ino, name string) (wait func())
-	// DropData drops cached content of all inodes that affected says, and does not wait.
-	DropData(affected func(Ino) bool)
-	// DropAll drops everything the kernel believes, and does not wait.
+	// Keys lists the KMS keys (ARNs; empty: none) under which cached content may be.
+	Keys() []string
+	// DropData drops cached content of all inodes that affected says, and returns when the kernel has. key is what the content was
+	// read or written under.
+	DropData(affected func(ino Ino, key string) bool)
+	// DropAll drops everything the kernel believes, and returns when it has.
 	DropAll()
 }
 
@@ -52,10 +56,12 @@ type Hub struct {
 	beneath sync.RWMutex
 
 	mu        sync.Mutex
-	keyEpochs map[string]uint64 // by key ARN
-	keysNew   []string          // changed since the last round of looking again
-	namesNew  []string          // likewise principals
-	everyone  bool              // likewise: a bucket's policy changed
+	keyEpochs map[string]uint64  // by key ARN
+	keyNames  map[string]*string // one copy of each ARN
+	keysNew   []string           // changed since the last round of looking again
+	namesNew  []string           // likewise principals
+	everyone  bool               // likewise: a bucket's policy changed
+	ended     bool               // Close was called: nobody looks again
 	buckets   map[Ino]*bucketInfo
 
 	sessions atomic.Pointer[[]*Session]
@@ -69,7 +75,12 @@ type Hub struct {
 	wake   chan struct{}
 	closed chan struct{}
 	done   sync.WaitGroup
+
+	lookers sync.WaitGroup // see Session.revalidateSoon
 }
+
+// closeGrace is how long Close waits for sessions that look at their rights again.
+const closeGrace = 5 * time.Second
 
 // bucketInfo is a bucket's configuration, parsed. It is immutable.
 type bucketInfo struct {
@@ -96,7 +107,7 @@ func NewHub(cfg HubConfig) *Hub {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hub{
-		cfg: cfg, log: cfg.Log, keyEpochs: map[string]uint64{}, buckets: map[Ino]*bucketInfo{},
+		cfg: cfg, log: cfg.Log, keyEpochs: map[string]uint64{}, keyNames: map[string]*string{}, buckets: map[Ino]*bucketInfo{},
 		wake: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	for i := range h.opens {
@@ -115,8 +126,24 @@ func NewHub(cfg HubConfig) *Hub {
 
 // Close stops the hub. Sessions may still be used, but nothing is revoked any more.
 func (h *Hub) Close() {
+	h.mu.Lock()
+	h.ended = true
+	h.mu.Unlock()
 	close(h.closed)
 	h.done.Wait()
+	// A kernel that does not take what it is told is not waited for.
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		h.lookers.Wait()
+	}()
+	t := time.NewTimer(closeGrace)
+	defer t.Stop()
+	select {
+	case <-over:
+	case <-t.C:
+		h.log.Warn("a kernel does not take its notifications")
+	}
 }
 
 func (h *Hub) keyChanged(keyARN string) {
@@ -152,9 +179,10 @@ func (h *Hub) Resealed() {
 	h.bump()
 }
 
-// renamed ends the trust in decisions that rest on names. Sessions whose rights in the bucket depend on names look again at once;
-// for all others it changes nothing.
-func (h *Hub) renamed(b *bucketView) {
+// renamed ends the trust in decisions that rest on names. Sessions whose rights in the bucket depend on names look again at once, and
+// do not keep content of the file that moved (of all files, if a directory did: what lies beneath has new names too); for all others
+// it changes nothing.
+func (h *Hub) renamed(b *bucketView, moved Attr) {
 	h.nameEpoch.Add(1)
 	h.epoch.Add(1)
 	for _, s := range *h.sessions.Load() {
@@ -162,10 +190,11 @@ func (h *Hub) renamed(b *bucketView) {
 		if v == nil {
 			continue
 		}
-		if o, ok := v.buckets.Load(b.ino); ok && v.constant(o.(*bucketView), actGet) == depends {
-			h.bump()
-			return
+		o, ok := v.buckets.Load(b.ino)
+		if !ok || v.constant(o.(*bucketView), actGet) != depends && v.look(o.(*bucketView)) != depends {
+			continue
 		}
+		s.revalidateSoon(due{moved: moved.Ino, tree: moved.Type == Directory})
 	}
 }
 
@@ -184,6 +213,18 @@ func (h *Hub) keyEpoch(arn string) uint64 {
 	return h.keyEpochs[arn]
 }
 
+// intern gives the one copy of an ARN.
+func (h *Hub) intern(arn string) *string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.keyNames[arn]
+	if p == nil {
+		p = &arn
+		h.keyNames[arn] = p
+	}
+	return p
+}
+
 // lookAround makes the sessions decide anew after changes.
 func (h *Hub) lookAround() {
 	defer h.done.Done()
@@ -197,10 +238,8 @@ func (h *Hub) lookAround() {
 		keys, names, everyone := h.keysNew, h.namesNew, h.everyone
 		h.keysNew, h.namesNew, h.everyone = nil, nil, false
 		h.mu.Unlock()
-		slices.Sort(keys)
-		keys = slices.Compact(keys)
 		for _, s := range *h.sessions.Load() {
-			s.revalidate(keys, everyone || slices.Contains(names, s.cfg.Principal) || slices.Contains(names, ""))
+			s.revalidateSoon(due{keys: keys, rights: everyone || slices.Contains(names, s.cfg.Principal) || slices.Contains(names, "")})
 		}
 	}
 }

@@ -157,7 +157,7 @@ func (s *Session) Link(_ Caller, ino, parent Ino, name string) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	s.hub.renamed(b)
+	s.hub.renamed(b, a)
 	t := s.hub.tell(s)
 	t.entry(parent, name)
 	t.attrs(parent, ino)
@@ -202,7 +202,7 @@ func (s *Session) Unlink(_ Caller, parent Ino, name string) error {
 		return err
 	}
 	if a.Nlink > 0 {
-		s.hub.renamed(b)
+		s.hub.renamed(b, a)
 	}
 	t := s.hub.tell(s)
 	t.entry(parent, name)
@@ -277,7 +277,10 @@ func (s *Session) Rename(_ Caller, parent Ino, name string, newParent Ino, newNa
 	if err != nil {
 		return RenameResult{}, err
 	}
-	s.hub.renamed(b)
+	s.hub.renamed(b, res.Moved)
+	if flags&RenameExchange != 0 {
+		s.hub.renamed(b, res.Replaced)
+	}
 	t := s.hub.tell(s)
 	t.entry(parent, name)
 	t.entry(newParent, newName)

@@ -20,6 +20,8 @@ type SessionConfig struct {
 	Keystore   *keystore.Service
 	Principals *principals.Store
 	Principal  string // name of the principal that every call acts as
+	Bound      bool   // the session is that of an OS user and ends to have rights when the principal is not bound to UID any more
+	UID        uint32
 	Options    Options
 	Hub        *Hub
 	Log        *slog.Logger
@@ -45,7 +47,8 @@ type Session struct {
 	handles map[*Handle]struct{}
 	seen    map[Ino]sight // by bucket
 
-	kept keptKeys
+	kept   keptKeys
+	looker looker
 }
 
 // NewSession opens the door for a principal. It fails if the principal does not exist or an option makes no sense.
@@ -65,7 +68,7 @@ func NewSession(cfg SessionConfig) (*Session, error) {
 		c.header = true
 		s.override = c
 	}
-	who, err := cfg.Principals.Identity(cfg.Principal)
+	who, err := s.identity()
 	if err != nil {
 		return nil, fmt.Errorf("principal %s: %w", cfg.Principal, err)
 	}
@@ -135,7 +138,7 @@ func (s *Session) writable() error {
 // call describes a request to the keystore for decision and audit.
 func (s *Session) call(v *view, c Caller, op string, b *bucketView, key string, ino Ino) (*keystore.Call, error) {
 	if v.who == nil {
-		return nil, fmt.Errorf("principal %s is gone: %w", s.cfg.Principal, ErrAccess)
+		return nil, s.noRights()
 	}
 	return &keystore.Call{
 		Who: v.who, ViaS3: true, Op: op, Path: b.name + "/" + EncodeKey(key), Mount: s.cfg.Options.Mount,
@@ -143,12 +146,20 @@ func (s *Session) call(v *view, c Caller, op string, b *bucketView, key string, 
 	}, nil
 }
 
+// noRights is the refusal of everything to a session whose principal is gone, or is another user's now.
+func (s *Session) noRights() error {
+	return fmt.Errorf("principal %s is gone, or not this user's any more: %w", s.cfg.Principal, ErrAccess)
+}
+
 // Lookup finds a name. A name that must not be seen is refused, whether it exists or not.
 func (s *Session) Lookup(_ Caller, parent Ino, name string) (Attr, error) {
+	v := s.view()
+	if v.who == nil {
+		return Attr{}, s.noRights()
+	}
 	if parent == RootIno {
 		return s.vol.Lookup(parent, name) // names of buckets can be used without listing them
 	}
-	v := s.view()
 	b, err := s.bucketOf(v, parent)
 	if err != nil {
 		return Attr{}, err
@@ -179,6 +190,9 @@ func (s *Session) GetAttr(_ Caller, ino Ino) (Attr, error) {
 		return a, err
 	}
 	v := s.view()
+	if v.who == nil {
+		return Attr{}, s.noRights()
+	}
 	b, err := s.bucketOf(v, ino)
 	if err != nil {
 		return Attr{}, err

@@ -30,7 +30,7 @@ const (
 
 // ReadDir lists names.
 func (m *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	d := m.dirs.get(in.Fh)
+	d := m.dir(in.Fh, in.NodeId)
 	if d == nil {
 		return fuse.EBADF
 	}
@@ -73,7 +73,7 @@ const plusEntry = 128 + 24
 // ReadDirPlus lists names with attributes, if the caller is likely to want them: the kernel asks this way for the first piece of every
 // listing, and attributes cost more than names. An entry without attributes (node id 0) is legal.
 func (m *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	d := m.dirs.get(in.Fh)
+	d := m.dir(in.Fh, in.NodeId)
 	if d == nil {
 		return fuse.EBADF
 	}

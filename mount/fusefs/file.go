@@ -52,6 +52,23 @@ func (t *table[T]) remove(fh uint64) *T {
 	return v
 }
 
+// file is the open file that a request names, nil if there is none or if it is not the node's. A kernel makes no such request; but what
+// an open file may do was decided for its own inode and for no other.
+func (m *rawFS) file(fh, node uint64) *mount.Handle {
+	if h := m.files.get(fh); h != nil && h.Ino() == mount.Ino(node) {
+		return h
+	}
+	return nil
+}
+
+// dir is likewise for open directories.
+func (m *rawFS) dir(fh, node uint64) *mount.DirHandle {
+	if d := m.dirs.get(fh); d != nil && d.Ino() == mount.Ino(node) {
+		return d
+	}
+	return nil
+}
+
 func openFlags(flags, more uint32) mount.OpenFlags {
 	acc := flags & syscall.O_ACCMODE
 	return mount.OpenFlags{
@@ -131,15 +148,20 @@ func (d *data) Done() {
 
 // Read reads into the buffer of the reply.
 func (m *rawFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	h := m.files.get(in.Fh)
+	h := m.file(in.Fh, in.NodeId)
 	if h == nil {
 		return nil, fuse.EBADF
 	}
 	if in.Offset > 1<<63-1 {
 		return nil, fuse.EINVAL
 	}
-	m.interest.content(h.Ino(), int64(in.Offset), int64(in.Size))
+	m.reads.Add(1)
+	key := h.Key()
+	m.interest.content(h.Ino(), int64(in.Offset), int64(in.Size), key)
 	n, err := h.ReadAt(buf[:in.Size], int64(in.Offset))
+	if now := h.Key(); now != key { // re-keyed meanwhile
+		m.interest.content(h.Ino(), int64(in.Offset), int64(in.Size), now)
+	}
 	if err != nil {
 		return nil, m.nodeStatus("read", in.NodeId, err)
 	}
@@ -150,7 +172,7 @@ func (m *rawFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadR
 
 // Write writes. The offset of an appending handle is the kernel's guess and is not used.
 func (m *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, p []byte) (uint32, fuse.Status) {
-	h := m.files.get(in.Fh)
+	h := m.file(in.Fh, in.NodeId)
 	if h == nil {
 		return 0, fuse.EBADF
 	}
@@ -171,7 +193,7 @@ func (m *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, p []byte) (uint32, fu
 		return 0, fuse.Status(syscall.EFBIG)
 	}
 	if !past(h) || in.WriteFlags&fuse.WRITE_CACHE != 0 {
-		m.interest.content(ino, int64(in.Offset), int64(len(p)))
+		m.interest.content(ino, int64(in.Offset), int64(len(p)), h.Key())
 	}
 	n, err := h.WriteAt(p, int64(in.Offset), kill)
 	if err != nil && n == 0 {
@@ -191,7 +213,7 @@ func (m *rawFS) Writev(_ <-chan struct{}, _ *fuse.WriteIn, _ [][]byte) (uint32, 
 // Flush is close(2): what was written is safe from a crash of the process when it returns, and the closing process has no POSIX locks
 // on the file any more. Locks of open file descriptions end with Release.
 func (m *rawFS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
-	h := m.files.get(in.Fh)
+	h := m.file(in.Fh, in.NodeId)
 	if h == nil {
 		return fuse.EBADF
 	}
@@ -204,7 +226,7 @@ const fsyncDataOnly = 1
 
 // Fsync makes a file durable.
 func (m *rawFS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	h := m.files.get(in.Fh)
+	h := m.file(in.Fh, in.NodeId)
 	if h == nil {
 		return fuse.EBADF
 	}
@@ -222,7 +244,7 @@ func (m *rawFS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 
 // Lseek finds data and holes.
 func (m *rawFS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	h := m.files.get(in.Fh)
+	h := m.file(in.Fh, in.NodeId)
 	if h == nil {
 		return fuse.EBADF
 	}
@@ -240,7 +262,7 @@ func (m *rawFS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) f
 // Fallocate sees to it that there is room, and grows the file unless told to keep its size. It cannot reserve: content is always
 // written to new places. Punching holes and zeroing ranges are done; other modes are not supported.
 func (m *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	h := m.files.get(in.Fh)
+	h := m.file(in.Fh, in.NodeId)
 	if h == nil || !h.Flags().Write {
 		return fuse.EBADF
 	}
@@ -303,7 +325,7 @@ var copyPool = sync.Pool{New: func() any {
 
 // CopyFileRange copies inside the daemon: the data does not pass through the kernel.
 func (m *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	from, to := m.files.get(in.FhIn), m.files.get(in.FhOut)
+	from, to := m.file(in.FhIn, in.NodeId), m.file(in.FhOut, in.NodeIdOut)
 	if from == nil || to == nil {
 		return 0, fuse.EBADF
 	}

@@ -186,7 +186,9 @@ func (m *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	var ch mount.Change
 	var h *mount.Handle
 	if fh, ok := in.GetFh(); ok {
-		h = m.files.get(fh)
+		if h = m.file(fh, in.NodeId); h == nil {
+			return fuse.EBADF
+		}
 	}
 	if v, ok := in.GetMode(); ok {
 		ch.Mode = &v

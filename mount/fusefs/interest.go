@@ -35,10 +35,11 @@ type interestShard struct {
 
 // inodeRecord says what the kernel knows of an inode.
 type inodeRecord struct {
-	lookups uint64 // as FORGET takes them back
-	lo, hi  int64  // content between may be cached; lo == hi: none is
-	told    int64  // when attributes were last given
-	attr    bool   // attributes may be cached
+	lookups uint64  // as FORGET takes them back
+	lo, hi  int64   // content between may be cached; lo == hi: none is
+	told    int64   // when attributes were last given
+	attr    bool    // attributes may be cached
+	key     *string // what the content is under: see mount.Handle.Key
 }
 
 type entryKey struct {
@@ -104,8 +105,8 @@ func (t *interest) attrs(ino mount.Ino) {
 	s.mu.Unlock()
 }
 
-// content records that the kernel may cache a range.
-func (t *interest) content(ino mount.Ino, off, n int64) {
+// content records that the kernel may cache a range, of content that is under a key.
+func (t *interest) content(ino mount.Ino, off, n int64, key *string) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	r := s.inodes[ino]
@@ -115,11 +116,22 @@ func (t *interest) content(ino mount.Ino, off, n int64) {
 	} else {
 		lo, hi = min(lo, off), max(hi, off+n)
 	}
-	if lo != r.lo || hi != r.hi {
-		r.lo, r.hi = lo, hi
+	if lo != r.lo || hi != r.hi || key != r.key {
+		r.lo, r.hi, r.key = lo, hi, key
 		s.inodes[ino] = r
 	}
 	s.mu.Unlock()
+}
+
+// keyOf is the key of what the kernel may have of an inode's content; empty if there is none.
+func (t *interest) keyOf(ino mount.Ino) string {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.inodes[ino]; r.key != nil {
+		return *r.key
+	}
+	return ""
 }
 
 // caches reports whether the kernel may have content of an inode.

@@ -30,7 +30,7 @@ func lockOf(in *fuse.LkIn) (l mount.Lock, ok bool) {
 
 // GetLk finds who excludes a lock.
 func (m *rawFS) GetLk(_ <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Status {
-	h := m.files.get(in.Fh)
+	h := m.file(in.Fh, in.NodeId)
 	if h == nil {
 		return fuse.EBADF
 	}
@@ -64,7 +64,7 @@ func (m *rawFS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 }
 
 func (m *rawFS) setLock(cancel <-chan struct{}, in *fuse.LkIn, wait bool) fuse.Status {
-	h := m.files.get(in.Fh)
+	h := m.file(in.Fh, in.NodeId)
 	if h == nil {
 		return fuse.EBADF
 	}

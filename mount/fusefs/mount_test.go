@@ -20,6 +20,7 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"mirror":    mirrorChild,
 		"dirs":      dirsChild,
 		"teller":    tellerChild,
+		"many":      manyChild,
 		"rates":     ratesChild,
 		"tools":     toolsChild,
 

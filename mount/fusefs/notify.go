@@ -99,27 +99,6 @@ func (n *notifier) EntryChanged(parent mount.Ino, name string) func() {
 	return n.post(k, -1, -1)
 }
 
-// DropData implements mount.Notifier.
-func (n *notifier) DropData(affected func(mount.Ino) bool) {
-	n.interest.eachInode(func(ino mount.Ino, r inodeRecord) {
-		if r.lo < r.hi && affected(ino) {
-			n.post(entryKey{parent: ino}, 0, 1<<63-1)
-		}
-	})
-}
-
-// DropAll implements mount.Notifier.
-func (n *notifier) DropAll() {
-	n.interest.eachInode(func(ino mount.Ino, r inodeRecord) {
-		off := int64(-1)
-		if r.lo < r.hi {
-			off = 0
-		}
-		n.post(entryKey{parent: ino}, off, 1<<63-1)
-	})
-	n.interest.eachEntry(func(k entryKey) { n.post(k, -1, -1) })
-}
-
 // evict makes the kernel forget entries for want of room.
 func (n *notifier) evict(shard int, keys []entryKey) {
 	go func() {

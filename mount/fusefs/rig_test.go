@@ -37,6 +37,7 @@ type world struct {
 	keys       *keystore.Service
 	principals *principals.Store
 	hub        *mount.Hub
+	bound      map[string]uint32 // principals whose mounts are those of an OS user
 }
 
 func newWorld(t testing.TB) *world {
@@ -94,8 +95,10 @@ func (w *world) call(name string) *keystore.Call {
 
 func (w *world) session(name string, o mount.Options) *mount.Session {
 	w.t.Helper()
+	uid, bound := w.bound[name]
 	s, err := mount.NewSession(mount.SessionConfig{
 		Volume: w.vol, Keystore: w.keys, Principals: w.principals, Principal: name, Options: o, Hub: w.hub, Clock: time.Now, Log: w.log,
+		Bound: bound, UID: uid,
 	})
 	w.ok(err)
 	w.t.Cleanup(func() { w.ok(s.Close()) })

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -34,6 +35,7 @@ type rawFS struct {
 	files    table[mount.Handle]
 	dirs     table[mount.DirHandle]
 	listers  listers
+	reads    atomic.Uint64 // READs that came
 }
 
 // String implements fuse.RawFileSystem.
@@ -147,6 +149,9 @@ func (w slogWriter) Write(p []byte) (int, error) {
 	w.log.Warn("fuse", "msg", strings.TrimSpace(string(p)))
 	return len(p), nil
 }
+
+// Reads says how many READs have come from the kernel: reads that it did not answer itself.
+func (s *Server) Reads() uint64 { return s.raw.reads.Load() }
 
 // Dir is where it is mounted.
 func (s *Server) Dir() string { return s.dir }

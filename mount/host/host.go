@@ -111,8 +111,12 @@ func (d *Daemon) Shutdown(ctx context.Context) error {
 
 // session opens the door for a principal, for one command.
 func (d *Daemon) session(principal string, o mount.Options) (*mount.Session, error) {
-	return mount.NewSession(mount.SessionConfig{
+	return mount.NewSession(d.sessionConfig(principal, o))
+}
+
+func (d *Daemon) sessionConfig(principal string, o mount.Options) mount.SessionConfig {
+	return mount.SessionConfig{
 		Volume: d.cfg.Volume, Keystore: d.cfg.Keystore, Principals: d.cfg.Principals, Principal: principal,
 		Options: o, Hub: d.hub, Log: d.cfg.Log, Clock: d.cfg.Clock,
-	})
+	}
 }

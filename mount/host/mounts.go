@@ -225,11 +225,14 @@ func (c *call) makeMount(a MountArgs) (*mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errOption, err)
 	}
-	if opts.UID, opts.GID, err = d.entering(c.peer, c.as, a.Dir); err != nil {
+	var bound bool
+	if opts.UID, opts.GID, bound, err = d.entering(c.peer, c.as, a.Dir); err != nil {
 		return nil, err
 	}
 	opts.Source, opts.Kernel = SourceOf(d.cfg.Info.StoreID), d.cfg.Kernel
-	s, err := d.session(c.as, mount.Options{ReadOnly: opts.ReadOnly, SSE: opts.SSE, Mount: a.Dir})
+	cfg := d.sessionConfig(c.as, mount.Options{ReadOnly: opts.ReadOnly, SSE: opts.SSE, Mount: a.Dir})
+	cfg.UID, cfg.Bound = opts.UID, bound
+	s, err := mount.NewSession(cfg)
 	if errors.Is(err, mount.ErrInvalid) || errors.Is(err, mount.ErrUnsupported) {
 		return nil, fmt.Errorf("%w: %w", errOption, err)
 	}
@@ -261,21 +264,24 @@ func (c *call) makeMount(a MountArgs) (*mounted, error) {
 // directory at all is found out with their rights, not ours: fusefs opens it
 // as that user, checks that it is his, and mounts on what it opened. Root
 // mounts for the user whom the principal is bound to; of several, the one
-// whose directory it is.
-func (d *Daemon) entering(peer control.Peer, principal, dir string) (uid, gid uint32, err error) {
+// whose directory it is. bound says that he may enter because the principal is
+// bound to him: when that ends, so do the mount's rights. Where root or the
+// owner chose a principal for themselves, nothing binds it.
+func (d *Daemon) entering(peer control.Peer, principal, dir string) (uid, gid uint32, bound bool, err error) {
 	if peer.UID != 0 {
-		return peer.UID, peer.GID, nil
+		bound = !d.trusted(peer.UID) || slices.Contains(d.cfg.Principals.ByUID(peer.UID), principal)
+		return peer.UID, peer.GID, bound, nil
 	}
 	owner, group, err := d.cfg.Kernel.Owner(dir)
 	switch {
 	case errors.Is(err, syscall.ENOTDIR):
-		return 0, 0, fmt.Errorf("%w: %s", errDirectory, dir)
+		return 0, 0, false, fmt.Errorf("%w: %s", errDirectory, dir)
 	case err != nil:
-		return 0, 0, fmt.Errorf("%w: %s: %w", errDirectory, dir, err)
+		return 0, 0, false, fmt.Errorf("%w: %s: %w", errDirectory, dir, err)
 	}
 	p, err := d.cfg.Principals.Get(principal)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, false, err
 	}
 	switch {
 	case len(p.UIDs) == 0:
@@ -286,13 +292,13 @@ func (d *Daemon) entering(peer control.Peer, principal, dir string) (uid, gid ui
 		uid = p.UIDs[0]
 	}
 	if owner != uid {
-		return 0, 0, notHis(dir, owner, uid)
+		return 0, 0, false, notHis(dir, owner, uid)
 	}
 	// His primary group, or that of his directory if the system does not know him.
 	if gid, ok := d.cfg.Kernel.Group(uid); ok {
 		group = gid
 	}
-	return uid, group, nil
+	return uid, group, len(p.UIDs) > 0, nil
 }
 
 func notHis(dir string, owner, uid uint32) error {
