@@ -68,15 +68,10 @@ func TestRevocationOfMany(t *testing.T) {
 			func() { r.ok(r.principals.Attach("alice", "AmazonS3FullAccess")) }, "EACCES",
 		},
 	} {
-		for try := 1; ; try++ { // somebody may drop the machine's caches at any time
-			u.want("cache", "ok")
-			got := cachedFiles(srv)
-			if got >= files {
-				break
-			}
-			if try == 5 {
-				t.Fatalf("%d files are cached, want %d", got, files)
-			}
+		u.want("cache", "ok")
+		cached := cachedFiles(srv) // all, unless somebody made this machine drop its caches meanwhile
+		if cached < manyHeld {
+			t.Fatalf("%d files are cached", cached)
 		}
 		began := time.Now()
 		e.do()
@@ -92,7 +87,7 @@ func TestRevocationOfMany(t *testing.T) {
 		}
 		all := time.Since(began)
 		t.Logf("%s, %d files cached: the event took %v; opens were refused by %v, all %d open handles by %v, their pages gone by %v, those of all files by %v",
-			e.name, files, rounded(done), rounded(opened), manyHeld, rounded(read), rounded(dropped), rounded(all))
+			e.name, cached, rounded(done), rounded(opened), manyHeld, rounded(read), rounded(dropped), rounded(all))
 		if limit := time.Second * time.Duration(scale(10, 1)); all > limit { // usually far below a second; machines that test are busy
 			t.Errorf("%s: it took %v", e.name, all)
 		}

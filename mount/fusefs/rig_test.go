@@ -162,6 +162,10 @@ const (
 	childTime = 300 * time.Second
 )
 
+// childLimit is how long a child may live.
+func childLimit() time.Duration { return time.Duration(scale(1, 5)) * childTime }
+
+
 // TestChild is the door of those processes.
 func TestChild(t *testing.T) {
 	name := os.Getenv(childEnv)
@@ -178,9 +182,9 @@ func TestChild(t *testing.T) {
 // child prepares a process that runs a body on mounted directories.
 func child(t testing.TB, name string, cred *syscall.Credential, dirs ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), childTime)
+	ctx, cancel := context.WithTimeout(t.Context(), childLimit())
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^TestChild$", "-test.v=true", "-test.timeout=290s")
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^TestChild$", "-test.v=true", "-test.timeout="+(childLimit()-10*time.Second).String())
 	cmd.Args[0] = os.Args[0]
 	// A program with the race detector sleeps for a second before it ends, unless told otherwise.
 	cmd.Env = append(os.Environ(), childEnv+"="+name, childDirs+"="+strings.Join(dirs, string(os.PathListSeparator)), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
