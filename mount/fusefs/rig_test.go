@@ -165,7 +165,6 @@ const (
 // childLimit is how long a child may live.
 func childLimit() time.Duration { return time.Duration(scale(1, 5)) * childTime }
 
-
 // TestChild is the door of those processes.
 func TestChild(t *testing.T) {
 	name := os.Getenv(childEnv)
