@@ -35,7 +35,7 @@ func BenchmarkRekey(b *testing.B) {
 			b.Error(err)
 		}
 	}()
-	d, err := s.Host(false, false)
+	d, err := s.Host(nil, false)
 	if err != nil {
 		b.Fatal(err)
 	}
