@@ -106,6 +106,13 @@ func KillPriv(mode uint32) uint32 {
 func (v *Volume) SetAttr(ino Ino, c Change) (a Attr, err error) {
 	err = v.with(ino, func(n *inode) error {
 		n.mu.Lock()
+		if n.unborn.Load() && n.data == nil {
+			n.mu.Unlock()
+			if err := v.bear(n); err != nil {
+				return err
+			}
+			n.mu.Lock()
+		}
 		defer n.mu.Unlock()
 		if n.gone {
 			return ErrNotFound
@@ -114,7 +121,7 @@ func (v *Volume) SetAttr(ino Ino, c Change) (a Attr, err error) {
 		c.to(&a)
 		a.Ctime = v.now()
 		withACL := c.Mode != nil && n.row.Xattrs.Count != 0
-		if n.data != nil && !withACL && n.data.postpone(a) {
+		if n.data != nil && !withACL && n.data.postpone(a, n.unborn.Load()) {
 			return nil
 		}
 		err := v.commit("set attributes", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {
@@ -135,11 +142,11 @@ func (v *Volume) SetAttr(ino Ino, c Change) (a Attr, err error) {
 	return a, err
 }
 
-// postpone leaves new attributes to the next flush, if there is one to come.
-func (d *fileData) postpone(a Attr) bool {
+// postpone leaves new attributes to the next flush, if there is one to come: for an unborn file there is.
+func (d *fileData) postpone(a Attr, unborn bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.isDirty() && !d.pending.set {
+	if !d.isDirty() && !d.pending.set && !unborn {
 		return false
 	}
 	d.pending = pendingAttr{set: true, mode: a.Mode, uid: a.UID, gid: a.GID, atime: a.Atime}

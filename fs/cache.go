@@ -3,8 +3,10 @@ package fs
 import (
 	"container/list"
 	"errors"
+	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
@@ -24,6 +26,9 @@ type inode struct {
 	gone bool // its row was removed, or has to be read again
 
 	linkable bool // it was made without a name and may get one
+
+	unborn  atomic.Bool // it has no rows yet; changes under Volume.ns and mu
+	bearing bool        // it gets them now; guarded by mu
 
 	extentEpoch uint64 // the newest epoch of an extent in a segment; unknownEpoch if it was not looked up
 
@@ -190,6 +195,11 @@ func (v *Volume) with(ino Ino, fn func(*inode) error) error {
 func (v *Volume) commit(what string, inodes []*inode, fn func(t *meta.Tx, rows []*meta.Inode) error) error {
 	var rows []*meta.Inode
 	var refused error
+	for _, n := range inodes {
+		if n.unborn.Load() && !n.bearing {
+			return fmt.Errorf("%s: inode %d has no rows yet", what, n.ino)
+		}
+	}
 	v.epochMu.RLock()
 	defer v.epochMu.RUnlock()
 	err := v.db.Update(func(t *meta.Tx) error {
@@ -216,7 +226,7 @@ func (v *Volume) commit(what string, inodes []*inode, fn func(t *meta.Tx, rows [
 	}
 	if refused == nil || !errors.Is(err, refused) {
 		for _, n := range inodes {
-			if n.data == nil {
+			if n.data == nil && !n.bearing {
 				n.gone = true
 				v.cache.drop(n)
 			}

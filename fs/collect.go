@@ -41,6 +41,9 @@ func (v *Volume) Repair(fn func(*meta.Tx) error) error {
 	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
+	if err := v.bearAllLocked(); err != nil {
+		return err
+	}
 	var open error
 	v.cache.each(func(n *inode) {
 		n.mu.RLock()

@@ -10,6 +10,9 @@
 // 1 KiB, or of up to 16 KiB for fsync, goes into the rows instead, so that a small fsync is one sync; what a file gathers there
 // moves to the segments at 256 KiB. A flush that fails leaves everything dirty, and the next one tries again.
 //
+// A file that is made to be written has no rows before its first flush, which makes them in the same transaction: a small file is one
+// commit (unborn.go).
+//
 // A file that replaces another by rename is made durable first if it is not: then the name never leads to less than the old or the new
 // content, whatever happens.
 //
@@ -27,12 +30,12 @@
 //
 //	inode.flushMu            one per inode: flush, truncate, punch, merge, re-key
 //	appendGate.mu            read-locked from the first append of a flush to the end of its commit
-//	Volume.ns                one: changes of the namespace write-lock it, putting a path together read-locks it
+//	Volume.ns                one: changes of the namespace and first flushes write-lock it, putting a path together read-locks it
 //	  inode.mu               the committed row, data pointer. Only the holder of ns locks more than one
 //	    Volume.epochMu       read-locked by each commit
 //	      fileData.mu        dirty runs, extent map, live attributes
 //	        fileData.keyMu   data keys
-//	inodeCache.mu, zombieTable.mu, flusher.mu, merger.mu, lookupTable, usage.mu: leaves (flusher.mu and merger.mu before inodeCache.mu)
+//	inodeCache.mu, zombieTable.mu, unborn.mu, flusher.mu, merger.mu, lookupTable, usage.mu: leaves (flusher.mu and merger.mu before inodeCache.mu)
 //
 // quotas.mu, held while a bucket with a quota is counted, comes before all of them.
 //

@@ -27,7 +27,11 @@ func (v *Volume) OpenFile(ino Ino, keys Keys, trunc *Truncation) (*File, error) 
 	if trunc != nil {
 		n.flushMu.Lock()
 		defer n.flushMu.Unlock()
-		if err := v.shrinkLarge(n); err != nil {
+		err := v.bear(n)
+		if err == nil {
+			err = v.shrinkLarge(n)
+		}
+		if err != nil {
 			v.put(n)
 			return nil, err
 		}

@@ -58,6 +58,9 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 	d, sealing := n.data, n.row.Sealing
 	n.mu.RUnlock()
 	if d == nil {
+		if err := v.bear(n); err != nil {
+			return err
+		}
 		return v.syncIf(o.durable)
 	}
 	if err := v.loadExtents(n, d); err != nil {
@@ -68,6 +71,9 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 		return err
 	}
 	if !any {
+		if err := v.bear(n); err != nil {
+			return err
+		}
 		if o.durable {
 			err = v.syncClean(n, d)
 		}
@@ -371,14 +377,16 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		}
 	}
 	segments := inSegments(exts)
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	dir, unlock, err := v.lockRow(n)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	d.mu.RLock()
 	mtime, ctime, pending := d.mtime, d.ctime, d.pending
 	d.mu.RUnlock()
 	var epoch uint64
-	err := v.commit("flush", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {
-		row := rows[0]
+	err = v.commitRow("flush", n, dir, func(t *meta.Tx, row *meta.Inode) error {
 		epoch = v.epoch
 		for _, s := range exts {
 			if s.extent.Inline {

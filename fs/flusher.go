@@ -105,10 +105,10 @@ func (f *flusher) flushOne(n *inode) error {
 // retire takes an inode off the list if it is clean.
 func (f *flusher) retire(n *inode) {
 	n.mu.RLock()
-	clean := n.data == nil
+	clean := n.data == nil && !n.unborn.Load()
 	if d := n.data; d != nil {
 		d.mu.RLock()
-		clean = !d.isDirty() && len(d.flushing.runs) == 0
+		clean = !d.isDirty() && len(d.flushing.runs) == 0 && !n.unborn.Load()
 		d.mu.RUnlock()
 	}
 	n.mu.RUnlock()

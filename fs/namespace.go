@@ -26,6 +26,9 @@ func checkName(name string) error {
 
 // entry finds a name in a directory.
 func (v *Volume) entry(parent Ino, name string) (meta.Dentry, error) {
+	if n := v.unborn.find(parent, name); n != nil {
+		return meta.Dentry{Name: name, Ino: n.ino, Type: Regular}, nil
+	}
 	var d meta.Dentry
 	err := v.db.View(func(r *meta.Reader) (err error) {
 		d, err = r.Dentry(parent, name)
@@ -109,6 +112,9 @@ func (v *Volume) Make(parent Ino, name string, spec New) (Attr, error) {
 		return Attr{}, err
 	}
 	defer v.unlock(dir)
+	if v.unborn.find(parent, name) != nil {
+		return Attr{}, ErrExists
+	}
 	if spec.Type == Directory && dir.row.Nlink == 1<<32-1 {
 		return Attr{}, ErrTooManyLinks
 	}
@@ -121,6 +127,17 @@ func (v *Volume) Make(parent Ino, name string, spec New) (Attr, error) {
 		return Attr{}, err
 	}
 	row := v.newRow(ino, dir.row, name, spec)
+	if spec.Later && spec.Type == Regular && use == nil && dir.row.Xattrs.Count == 0 {
+		if _, err := v.entry(parent, name); !errors.Is(err, ErrNotFound) {
+			if err == nil {
+				err = ErrExists
+			}
+			return Attr{}, err
+		}
+		row.Mode &^= spec.Umask & 0o777
+		v.conceive(dir, row)
+		return attrOf(row), nil
+	}
 	err = v.commit("make", []*inode{dir}, func(t *meta.Tx, rows []*meta.Inode) error {
 		d := rows[0]
 		if err := t.AddDentry(d, meta.Dentry{Name: name, Ino: ino, Type: spec.Type}); err != nil {
@@ -182,8 +199,14 @@ func (v *Volume) Link(ino, parent Ino, name string) (Attr, error) {
 	if err := v.flushTemp(ino); err != nil {
 		return Attr{}, err
 	}
+	if err := v.with(ino, v.bear); err != nil {
+		return Attr{}, err
+	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
+	if err := v.bearLocked(v.unborn.find(parent, name)); err != nil {
+		return Attr{}, err
+	}
 	dir, err := v.dir(parent)
 	if err != nil {
 		return Attr{}, err
@@ -256,6 +279,9 @@ func (v *Volume) remove(parent Ino, name string, wantDir bool) (Attr, error) {
 	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
+	if err := v.bearFor(parent, name); err != nil {
+		return Attr{}, err
+	}
 	dir, err := v.dir(parent)
 	if err != nil {
 		return Attr{}, err
@@ -356,6 +382,14 @@ func (v *Volume) ReadDir(dir Ino, after uint64, fn func(Dirent) bool) error {
 	return v.with(dir, func(n *inode) error {
 		if n.committed().Type != Directory {
 			return ErrNotDir
+		}
+		if v.unborn.in(dir) != nil {
+			v.ns.Lock()
+			err := v.bearIn(dir)
+			v.ns.Unlock()
+			if err != nil {
+				return err
+			}
 		}
 		err := v.db.View(func(r *meta.Reader) error {
 			return r.Entries(dir, after, func(d meta.Dentry, cookie uint64) bool {

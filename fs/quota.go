@@ -234,6 +234,9 @@ func (v *Volume) count(ctx context.Context, u *usage) error {
 	unlock := sync.OnceFunc(v.ns.Unlock)
 	v.ns.Lock()
 	defer unlock()
+	if err := v.bearAllLocked(); err != nil {
+		return err
+	}
 	v.quotas.change(u.bucket, u)
 	v.cache.each(func(n *inode) {
 		n.mu.RLock()

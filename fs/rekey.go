@@ -19,6 +19,9 @@ func (v *Volume) Rekey(ino Ino, from, to Sealing, fresh *crypto.DataKey) error {
 	return v.with(ino, func(n *inode) error {
 		n.flushMu.Lock()
 		defer n.flushMu.Unlock()
+		if err := v.bear(n); err != nil {
+			return err
+		}
 		if fresh != nil {
 			// What was written before is sealed under the key that was current then.
 			if err := v.flushLocked(n, flushOptions{}); err != nil {
@@ -114,6 +117,9 @@ func (v *Volume) RekeyClosed(changes []KeyChange) []error {
 	for _, i := range order {
 		n := ns[i]
 		if n == nil {
+			continue
+		}
+		if errs[i] = v.bearLocked(n); errs[i] != nil {
 			continue
 		}
 		n.mu.Lock()
@@ -218,6 +224,9 @@ func (v *Volume) readMany(inos []Ino, which []int, out []*inode, errs []error) {
 // KeyFiles calls fn for every file with a name whose data keys are wrapped by the KMS key, until it returns false. fn may change the
 // files.
 func (v *Volume) KeyFiles(keyARN string, fn func(Ino) bool) error {
+	if err := v.bearAll(); err != nil {
+		return err
+	}
 	var batch []Ino
 	for first := Ino(0); ; first = batch[len(batch)-1] + 1 {
 		batch = batch[:0]
@@ -273,6 +282,9 @@ type Encryption struct {
 // EachEncryption reads every inode's row, not the index of keys, and calls fn for each until it returns false. The state is that of
 // one moment.
 func (v *Volume) EachEncryption(fn func(Encryption) bool) error {
+	if err := v.bearAll(); err != nil {
+		return err
+	}
 	stop := errors.New("stop")
 	err := v.db.View(func(r *meta.Reader) error {
 		return r.EachInode(func(ino Ino, row *meta.Inode, err error) error {

@@ -27,6 +27,11 @@ func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, 
 	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
+	for _, l := range []meta.Link{{Parent: parent, Name: name}, {Parent: newParent, Name: newName}} {
+		if err := v.bearFor(l.Parent, l.Name); err != nil {
+			return RenameResult{}, err
+		}
+	}
 	m := move{v: v, name: name, newName: newName, flags: flags}
 	defer m.unlock()
 	if err := m.lock(parent, newParent); err != nil {

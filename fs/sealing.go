@@ -38,6 +38,9 @@ func (v *Volume) Unlocked(ino Ino) (unlocked bool, err error) {
 // SetExplicit records whether the file's encryption was chosen for it.
 func (v *Volume) SetExplicit(ino Ino, explicit bool) error {
 	return v.with(ino, func(n *inode) error {
+		if err := v.bear(n); err != nil {
+			return err
+		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.row.Type != Regular {

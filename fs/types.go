@@ -121,6 +121,7 @@ type New struct {
 	Sealing  Sealing // of a regular file; its one key has generation 1
 	Default  Default // of a directory
 	Bucket   *Bucket // of a directory in the root
+	Later    bool    // a regular file that is opened for writing at once: its rows may come with its first flush
 }
 
 // Dirent is an entry of a listing.

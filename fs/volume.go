@@ -44,6 +44,7 @@ type Volume struct {
 	ns      sync.RWMutex // held for writing by each change of the namespace, for reading where a path is put together
 	lookups lookupTable
 	zombies zombieTable
+	unborn  unborn
 
 	ids  idSource
 	seq  atomic.Uint64 // of Replaced rows within this run
@@ -95,6 +96,7 @@ func Open(cfg Config) (*Volume, error) {
 	v.cache.init(cfg.MaxInodes)
 	v.lookups.init()
 	v.zombies.init()
+	v.unborn.init()
 	v.size.init(cfg.MaxDirty)
 	if err := v.load(); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
@@ -187,7 +189,12 @@ func (v *Volume) Sync() error {
 }
 
 // SyncDir makes every change of names and attributes that returned durable; dirty data stays where it is.
-func (v *Volume) SyncDir() error { return v.fault("sync", v.db.Sync()) }
+func (v *Volume) SyncDir() error {
+	if err := v.bearAll(); err != nil {
+		return err
+	}
+	return v.fault("sync", v.db.Sync())
+}
 
 func (v *Volume) nextSeq() uint64 { return v.seq.Add(1) }
 

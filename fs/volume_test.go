@@ -100,7 +100,7 @@ func testSealing(arn string) Sealing {
 
 func (r *rig) create(parent Ino, name string) *File {
 	r.t.Helper()
-	a, err := r.v.Make(parent, name, New{Type: Regular, Mode: 0o644, Sealing: testSealing("")})
+	a, err := r.v.Make(parent, name, New{Type: Regular, Mode: 0o644, Sealing: testSealing(""), Later: true})
 	r.ok(err)
 	r.keys[a.Ino] = Keys{1: crypto.NewDataKey()}
 	return r.file(a.Ino)

@@ -73,6 +73,9 @@ func (v *Volume) RemoveXattr(ino Ino, name string) error {
 
 func (v *Volume) changeXattrs(ino Ino, fn func(*meta.Tx, *meta.Inode) error) error {
 	return v.with(ino, func(n *inode) error {
+		if err := v.bear(n); err != nil {
+			return err
+		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		err := v.commit("change attributes", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {

@@ -251,7 +251,7 @@ func (s *Session) create(c Caller, parent Ino, name string, mode uint32, f *Open
 		return Attr{}, nil, err
 	}
 	defer dk.Wipe()
-	a, err := s.make(c, parent, name, fs.New{Type: Regular, Mode: mode, Sealing: sealing})
+	a, err := s.make(c, parent, name, fs.New{Type: Regular, Mode: mode, Sealing: sealing, Later: f != nil && f.Write})
 	if err != nil || f == nil {
 		return a, nil, err
 	}

@@ -1,0 +1,212 @@
+package fs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+// A file that is made to be written at once gets its rows (inode, entry, key use) in the transaction of its first flush, not in one of
+// their own: a small file is then one transaction. Until then it is unborn: in memory it is like every other, pinned, listed in
+// the table below and with the flusher, and its directory shows its times; a crash forgets it, as it may forget any file that was
+// never closed. Whatever works on rows calls bear first: a listing, a rename, an unlink or a link in its directory, a change of attributes
+// of the inode, fsync of a directory. A directory with an access control list and a bucket with a quota have no unborn files.
+
+// unborn is the table of the files that have no rows yet. It changes under Volume.ns.
+type unborn struct {
+	count atomic.Int64
+
+	mu    sync.RWMutex // a leaf
+	names map[Ino]map[string]birth
+}
+
+// birth is what a file without rows holds: one pin on itself and one on its directory.
+type birth struct{ n, dir *inode }
+
+func (u *unborn) init() { u.names = map[Ino]map[string]birth{} }
+
+// find returns the unborn file of a name, or nil.
+func (u *unborn) find(parent Ino, name string) *inode {
+	if u.count.Load() == 0 {
+		return nil
+	}
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return u.names[parent][name].n
+}
+
+// in lists the unborn files of a directory.
+func (u *unborn) in(parent Ino) []birth {
+	if u.count.Load() == 0 {
+		return nil
+	}
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return slices.Collect(maps.Values(u.names[parent]))
+}
+
+func (u *unborn) dirs() []Ino {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return slices.Collect(maps.Keys(u.names))
+}
+
+func (u *unborn) add(l meta.Link, b birth) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.names[l.Parent] == nil {
+		u.names[l.Parent] = map[string]birth{}
+	}
+	u.names[l.Parent][l.Name] = b
+	u.count.Add(1)
+}
+
+func (u *unborn) remove(l meta.Link) birth {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	b := u.names[l.Parent][l.Name]
+	if delete(u.names[l.Parent], l.Name); len(u.names[l.Parent]) == 0 {
+		delete(u.names, l.Parent)
+	}
+	u.count.Add(-1)
+	return b
+}
+
+// conceive makes an unborn file in a directory; ns and dir.mu are held, and the name is free.
+func (v *Volume) conceive(dir *inode, row *meta.Inode) {
+	shown := dir.row.Clone()
+	shown.Mtime, shown.Ctime = row.Btime, row.Btime
+	dir.row = shown // goes with the next commit of the directory
+	n := v.cache.insert(row)
+	n.unborn.Store(true)
+	v.cache.mu.Lock()
+	v.cache.hold(dir)
+	v.cache.mu.Unlock()
+	v.unborn.add(row.Links[0], birth{n, dir})
+	v.flusher.add(n)
+}
+
+// lockRow locks an inode's mu for commitRow. If it is unborn, ns and its directory, which is returned, are locked as well.
+func (v *Volume) lockRow(n *inode) (dir *inode, unlock func(), err error) {
+	if n.unborn.Load() {
+		v.ns.Lock()
+		if n.unborn.Load() {
+			dir, unlock, err := v.lockUnborn(n)
+			if err != nil {
+				v.ns.Unlock()
+				return nil, nil, err
+			}
+			return dir, func() { unlock(); v.ns.Unlock() }, nil
+		}
+		v.ns.Unlock()
+	}
+	n.mu.Lock()
+	return nil, n.mu.Unlock, nil
+}
+
+// lockUnborn locks an unborn inode and its directory; ns is held.
+func (v *Volume) lockUnborn(n *inode) (dir *inode, unlock func(), err error) {
+	dir, err = v.dir(n.committed().Links[0].Parent)
+	if err != nil {
+		return nil, nil, fmt.Errorf("directory of inode %d: %w", n.ino, err)
+	}
+	n.mu.Lock()
+	return dir, func() { n.mu.Unlock(); v.unlock(dir) }, nil
+}
+
+// commitRow is commit for one inode that lockRow has locked, together with its birth if there is a directory.
+func (v *Volume) commitRow(what string, n, dir *inode, fn func(*meta.Tx, *meta.Inode) error) error {
+	if dir == nil {
+		return v.commit(what, []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error { return fn(t, rows[0]) })
+	}
+	n.bearing = true
+	err := v.commit(what, []*inode{n, dir}, func(t *meta.Tx, rows []*meta.Inode) error {
+		row, d := rows[0], rows[1]
+		if err := t.AddDentry(d, meta.Dentry{Name: row.Links[0].Name, Ino: row.Ino, Type: row.Type}); err != nil {
+			return err
+		}
+		t.AddKeyUse(row)
+		return fn(t, row)
+	})
+	n.bearing = false
+	if err != nil {
+		return err
+	}
+	n.unborn.Store(false)
+	b := v.unborn.remove(n.row.Links[0])
+	v.put(b.n)
+	v.put(b.dir)
+	return nil
+}
+
+// bear gives an inode its rows if it has none yet. Of all locks flushMu may be held.
+func (v *Volume) bear(n *inode) error {
+	if !n.unborn.Load() {
+		return nil
+	}
+	v.ns.Lock()
+	defer v.ns.Unlock()
+	return v.bearLocked(n)
+}
+
+// bearLocked is bear under ns; nil is allowed.
+func (v *Volume) bearLocked(n *inode) error {
+	if n == nil || !n.unborn.Load() {
+		return nil
+	}
+	dir, unlock, err := v.lockUnborn(n)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return v.commitRow("make", n, dir, func(*meta.Tx, *meta.Inode) error { return nil })
+}
+
+// bearIn bears the files of a directory; ns is held.
+func (v *Volume) bearIn(dir Ino) error {
+	for _, b := range v.unborn.in(dir) {
+		if err := v.bearLocked(b.n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bearFor bears what a removal or a replacement of a name has to find in the rows: the file of that name, or what is in the directory of
+// that name. ns is held.
+func (v *Volume) bearFor(parent Ino, name string) error {
+	if v.unborn.count.Load() == 0 {
+		return nil
+	}
+	d, err := v.entry(parent, name)
+	if err != nil {
+		return nil //nolint:nilerr // the operation itself will find it
+	}
+	if d.Type == Directory {
+		return v.bearIn(d.Ino)
+	}
+	return v.bearLocked(v.unborn.find(parent, name))
+}
+
+// bearAll bears every file that was made before the call.
+func (v *Volume) bearAll() error {
+	if v.unborn.count.Load() == 0 {
+		return nil
+	}
+	v.ns.Lock()
+	defer v.ns.Unlock()
+	return v.bearAllLocked()
+}
+
+func (v *Volume) bearAllLocked() error {
+	for _, dir := range v.unborn.dirs() {
+		if err := v.bearIn(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
