@@ -45,6 +45,6 @@
 // # Limits
 //
 // Dirty bytes: Config.MaxDirty for all files, 32 MiB and 8,192 runs for one; a writer that would exceed them flushes first. Inodes in
-// memory: Config.MaxInodes beyond those that are open. A kernel that knows an inode costs a counter. An open file keeps its extent map,
+// memory: Config.MaxInodes beyond those that are open or unborn. A kernel that knows an inode costs a counter. An open file keeps its extent map,
 // about 200 bytes a piece.
 package fs

@@ -32,6 +32,11 @@ type flushOptions struct {
 }
 
 func (v *Volume) flush(n *inode, o flushOptions) error {
+	if o.durable { // with the names that were made before it
+		if err := v.bearAll(); err != nil {
+			return err
+		}
+	}
 	n.flushMu.Lock()
 	defer n.flushMu.Unlock()
 	return v.flushLocked(n, o)

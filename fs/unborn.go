@@ -14,7 +14,7 @@ import (
 // their own: a small file is then one transaction. Until then it is unborn: in memory it is like every other, pinned, listed in
 // the table below and with the flusher, and its directory shows its times; a crash forgets it, as it may forget any file that was
 // never closed. Whatever works on rows calls bear first: a listing, a rename, an unlink or a link in its directory, a change of attributes
-// of the inode, fsync of a directory. A directory with an access control list and a bucket with a quota have no unborn files.
+// of the inode, every fsync. A directory with an access control list and a bucket with a quota have no unborn files.
 
 // unborn is the table of the files that have no rows yet. It changes under Volume.ns.
 type unborn struct {

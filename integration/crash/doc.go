@@ -18,7 +18,8 @@
 //     or after the one under way, and each file is at least what it was at its
 //     last close or fsync, plus some of the writes since, in order;
 //   - after a power cut, the tree is the one after some operation not before
-//     the last fsync, each byte of a file is one of those that were there since
+//     the last fsync, but that a file made since then and never closed may be
+//     missing; each byte of a file is one of those that were there since
 //     its last fsync, and a file that was renamed over another is complete.
 //
 // What is not: a soak test of everything (integration/soak.sh), nor a test of

@@ -79,6 +79,7 @@ type inode struct {
 	base    []byte // as it was when it was last sure to be there
 	pending []op   // since then
 	sure    int    // the operation that base dates from
+	made    int    // the operation that created it
 	ended   bool   // closed or synced at least once, or its name changed
 	attrs   map[string]string
 	writers int // open handles that write
@@ -112,7 +113,7 @@ func (m *model) apply(o op) {
 	case opRmdir:
 		delete(m.dirs, o.Path)
 	case opCreate:
-		n := &inode{id: m.nextID, attrs: map[string]string{sseAttr: "AES256"}, sure: o.N}
+		n := &inode{id: m.nextID, attrs: map[string]string{sseAttr: "AES256"}, sure: o.N, made: o.N}
 		m.nextID++
 		m.files[o.Path] = n
 		m.handles[o.H] = &handle{n: n}

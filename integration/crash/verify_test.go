@@ -191,11 +191,9 @@ func (v *verifier) sameTree(k int) bool {
 
 func (v *verifier) compareTree(m *model) (diff []string) {
 	want := m.tree()
-	if !v.Power {
-		for p, n := range m.files {
-			if _, there := v.f.tree[p]; !there && !n.ended {
-				delete(want, p) // created, and neither closed nor synced since
-			}
+	for p, n := range m.files {
+		if _, there := v.f.tree[p]; !there && !n.ended && (!v.Power || n.made > m.synced) {
+			delete(want, p) // created and never closed, and nothing was synced since
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(want)) {
