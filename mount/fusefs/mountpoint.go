@@ -1,7 +1,6 @@
 package fusefs
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-const fsType = "fuse.kmsfs"
 
 var errNoDescriptor = errors.New("no descriptor received")
 
@@ -56,7 +53,7 @@ func attach(dir string, o Options) (fd int, abs string, err error) {
 	if o.DefaultPermissions {
 		data += ",default_permissions"
 	}
-	if err := unix.Mount(o.source(), "/proc/self/fd/"+strconv.Itoa(target), fsType, flags, data); err != nil {
+	if err := unix.Mount(o.source(), "/proc/self/fd/"+strconv.Itoa(target), FSType, flags, data); err != nil {
 		_ = unix.Close(fd)
 		return -1, "", err
 	}
@@ -223,10 +220,18 @@ func receive(f *os.File) (int, error) {
 	return fds[0], nil
 }
 
-// unmount unmounts a directory: by itself as root, else through the helper.
+// unmount unmounts what of ours is on a directory: by itself as root, else through the helper. EINVAL if nothing is.
 func unmount(dir string, flags int) error {
+	m, ok := topmost(dir)
+	if !ok {
+		return fmt.Errorf("unmount %s: %w", dir, unix.EINVAL)
+	}
+	return m.release(flags)
+}
+
+func (m MountPoint) release(flags int) error {
 	if os.Geteuid() == 0 {
-		return unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW)
+		return m.Unmount(flags)
 	}
 	bin, err := helper()
 	if err != nil {
@@ -236,7 +241,7 @@ func unmount(dir string, flags int) error {
 	if flags&unix.MNT_DETACH != 0 {
 		args = append(args, "-z")
 	}
-	out, err := exec.CommandContext(context.Background(), bin, append(args, "--", dir)...).CombinedOutput()
+	out, err := exec.CommandContext(context.Background(), bin, append(args, "--", m.Dir)...).CombinedOutput()
 	if err == nil {
 		return nil
 	}
@@ -255,61 +260,20 @@ func (o Options) detach(dir, dev string) {
 
 // abort ends a connection by force, as root through the mount and otherwise through its control file, and then takes the mount away.
 func abort(dir, dev string) error {
-	if dev != "" {
-		if deviceOf(dir) != dev {
-			return nil
-		}
-		_, minor, _ := strings.Cut(dev, ":")
-		_ = os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0)
+	m, ok := topmost(dir)
+	if !ok || dev != "" && m.Device != dev {
+		return nil
 	}
-	if os.Geteuid() == 0 {
-		// MNT_FORCE ends the connection also where it then says that the mount is busy.
-		if err := unix.Unmount(dir, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW); err == nil {
-			return nil
-		}
-	}
-	return unmount(dir, unix.MNT_DETACH)
+	_, minor, _ := strings.Cut(m.Device, ":")
+	_ = os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0)
+	return m.release(unix.MNT_FORCE | unix.MNT_DETACH)
 }
 
-// deviceOf finds the device number of the topmost kmsfs mount on a directory, without asking the mount itself. Empty: none is there.
+// deviceOf finds the device number of the topmost mount on a directory, if it is ours. Empty: none is.
 func deviceOf(dir string) string {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
+	m, ok := topmost(dir)
+	if !ok {
 		return ""
 	}
-	defer f.Close()
-	dev := ""
-	lines := bufio.NewScanner(f)
-	lines.Buffer(make([]byte, 64<<10), 1<<20)
-	for lines.Scan() {
-		// 36 35 98:0 /root /mount/point opts [optional…] - type source superopts
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(before)
-		if !ok || len(fields) < 5 || unescape(fields[4]) != dir {
-			continue
-		}
-		if dev = ""; strings.HasPrefix(after, fsType+" ") {
-			dev = fields[2]
-		}
-	}
-	return dev
-}
-
-// unescape undoes mountinfo's \ooo.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(v))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return m.Device
 }

@@ -1,111 +1,49 @@
 package host
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// fsType is what the kernel calls our mounts.
-const fsType = "fuse.kmsfs"
+	"github.com/kmsfs/kmsfs/mount/fusefs"
+)
 
 // SourceOf is the device name of a store's mounts, by which they are known as
 // that store's and nobody else's.
 func SourceOf(storeID string) string { return "kmsfs:" + storeID }
 
-// mountPoint is a row of mountinfo.
-type mountPoint struct {
-	dir    string // where it is now, however it was called when it was mounted
-	device string // major:minor
-	source string
-}
-
-// mountPoints lists the mounts of our type in a mountinfo table, the latest
-// first, so that what lies on another mount comes before it.
-func mountPoints(table io.Reader) ([]mountPoint, error) {
-	var all []mountPoint
-	sc := bufio.NewScanner(table)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		left, right, ok := strings.Cut(sc.Text(), " - ")
-		fields, tail := strings.Fields(left), strings.Fields(right)
-		if !ok || len(fields) < 5 || len(tail) < 2 || tail[0] != fsType {
-			continue
-		}
-		all = append(all, mountPoint{dir: unescape(fields[4]), device: fields[2], source: unescape(tail[1])})
-	}
-	slices.Reverse(all)
-	return all, sc.Err()
-}
-
-func allMounts() ([]mountPoint, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	all, err := mountPoints(f)
-	if err != nil {
-		return nil, fmt.Errorf("list mounts: %w", err)
-	}
-	return all, nil
-}
-
 // dirOf is where a device is mounted now: its user may have renamed the
 // directories above it. "" if it is mounted nowhere any more.
 func dirOf(device string) (string, error) {
-	all, err := allMounts()
+	all, err := fusefs.Mounts()
 	if err != nil {
 		return "", err
 	}
 	for _, m := range all {
-		if m.device == device {
-			return m.dir, nil
+		if m.Device == device {
+			return m.Dir, nil
 		}
 	}
 	return "", nil
 }
 
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
 // StoreMounts lists where a store is mounted, dead or alive.
 func StoreMounts(storeID string) ([]string, error) {
-	all, err := allMounts()
+	all, err := fusefs.Mounts()
 	if err != nil {
 		return nil, err
 	}
 	var dirs []string
 	for _, m := range all {
-		if m.source == SourceOf(storeID) {
-			dirs = append(dirs, m.dir)
+		if m.Source == SourceOf(storeID) {
+			dirs = append(dirs, m.Dir)
 		}
 	}
 	return dirs, nil
@@ -184,17 +122,16 @@ func unmountWith(ctx context.Context, dir string, flags int, helperArgs ...strin
 	return fmt.Errorf("unmount %s: %w", dir, err)
 }
 
-// unmountAt is umount2(2) for a directory that may lie in another user's
-// hands. He could put a link in place of a directory above it and have root
-// unmount something else; so nothing above it may be a link, and the last step
-// goes through a descriptor of its parent.
+// unmountAt unmounts what of ours is on a directory, and nothing else: see
+// fusefs.MountPoint.Unmount.
 func unmountAt(dir string, flags int) error {
-	parent, err := unix.Openat2(unix.AT_FDCWD, filepath.Dir(dir), &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
-	})
+	all, err := fusefs.Mounts()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(parent) }()
-	return unix.Unmount("/proc/self/fd/"+strconv.Itoa(parent)+"/"+filepath.Base(dir), flags|unix.UMOUNT_NOFOLLOW)
+	i := slices.IndexFunc(all, func(m fusefs.MountPoint) bool { return m.Dir == dir })
+	if i < 0 {
+		return fmt.Errorf("nothing of ours is mounted there: %w", unix.EINVAL)
+	}
+	return all[i].Unmount(flags)
 }

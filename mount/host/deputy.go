@@ -432,12 +432,12 @@ func (s deputy) do(ctx context.Context, req deputyRequest) (a deputyAnswer, fd i
 
 // own refuses what is not about a mount of this store.
 func (s deputy) own(req deputyRequest) error {
-	all, err := allMounts()
+	all, err := fusefs.Mounts()
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(all, func(m mountPoint) bool {
-		return m.source == SourceOf(s.storeID) && (req.Dir == "" || req.Dir == m.dir) && (req.Dev == "" || req.Dev == m.device) && req.Dir+req.Dev != ""
+	if slices.ContainsFunc(all, func(m fusefs.MountPoint) bool {
+		return m.Source == SourceOf(s.storeID) && (req.Dir == "" || req.Dir == m.Dir) && (req.Dev == "" || req.Dev == m.Device) && req.Dir+req.Dev != ""
 	}) {
 		return nil
 	}

@@ -1,8 +1,6 @@
 package host
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -107,52 +105,6 @@ func TestStop(t *testing.T) {
 	r := newRig(t, true)
 	r.must(uidOwner, CmdStop, NoArgs{}, nil)
 	<-r.d.Done()
-}
-
-func TestMountPoints(t *testing.T) {
-	table := strings.Join([]string{
-		`25 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw`,
-		`40 25 0:50 / /home/al\040ice/s3 rw,nosuid,nodev - fuse.kmsfs kmsfs:1234 rw,user_id=1`,
-		`41 40 0:51 / /home/al\040ice/s3/box/in\134ner rw shared:2 master:1 - fuse.kmsfs kmsfs:1234 rw`,
-		`42 25 0:52 / /other rw - fuse.kmsfs kmsfs:9999 rw`,
-		`43 25 0:53 / /fake rw - fuse.other kmsfs:1234 rw`,
-		`broken line`,
-	}, "\n")
-	got, err := mountPoints(strings.NewReader(table))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []mountPoint{
-		{"/other", "0:52", "kmsfs:9999"},
-		{`/home/al ice/s3/box/in\ner`, "0:51", "kmsfs:1234"},
-		{"/home/al ice/s3", "0:50", "kmsfs:1234"},
-	}
-	if len(got) != len(want) {
-		t.Fatalf("got %+v", got)
-	}
-	for i := range want {
-		if got[i] != want[i] {
-			t.Errorf("%d: %+v, want %+v", i, got[i], want[i])
-		}
-	}
-}
-
-func FuzzMountPoints(f *testing.F) {
-	f.Add(`40 25 0:50 / /home/al\040ice rw - fuse.kmsfs kmsfs:1234 rw`)
-	f.Add(`40 25 0:50 / /\9 rw - fuse.kmsfs \ `)
-	f.Fuzz(func(_ *testing.T, table string) { _, _ = mountPoints(strings.NewReader(table)) })
-}
-
-// TestUnmountFollowsNoLink: a user who controls a directory above his mount
-// cannot send root elsewhere.
-func TestUnmountFollowsNoLink(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Symlink("/", filepath.Join(dir, "link")); err != nil {
-		t.Fatal(err)
-	}
-	if err := unmountAt(filepath.Join(dir, "link", "proc"), 0); err == nil || !strings.Contains(err.Error(), "symbolic links") {
-		t.Errorf("through a link: %v", err)
-	}
 }
 
 func TestLock(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kmsfs/kmsfs/mount/fusefs"
 )
 
 // A supervisor is a tiny child of the daemon that holds the read end of a
@@ -120,12 +122,12 @@ func isDying(pid int) bool {
 
 // abort ends the connections of a store's mounts where the kernel offers that: users other than root cannot force an unmount.
 func abort(storeID string) {
-	all, err := allMounts()
+	all, err := fusefs.Mounts()
 	if err != nil {
 		return
 	}
 	for _, m := range all {
-		if _, minor, ok := strings.Cut(m.device, ":"); ok && m.source == SourceOf(storeID) {
+		if _, minor, ok := strings.Cut(m.Device, ":"); ok && m.Source == SourceOf(storeID) {
 			_ = os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0o200)
 		}
 	}
