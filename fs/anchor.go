@@ -30,26 +30,36 @@ type Anchor interface {
 // ErrOlder says that the rows are older than the anchor: an earlier copy of the store was put in place.
 var ErrOlder = errors.New("the store is older than its epoch file says")
 
+// WitnessSize is the length of a Witness.
+const WitnessSize = 40
+
+// Witness is what somebody else keeps in the epoch file beside the epoch: the end of the audit log. The zero value is none.
+type Witness [WitnessSize]byte
+
 // The anchor file: two slots of 512 bytes, written in turn, each
 //
-//	magic 8 "kmsfsAN1" | sequence 8 | epoch 8 | clean 1 | HMAC-SHA256 of the 25 bytes before, 32
+//	magic 8 "kmsfsAN2" | sequence 8 | epoch 8 | clean 1 | witness 40 | HMAC-SHA256 of the 65 bytes before, 32
 //
-// A torn write spoils one slot; the other still holds the state before.
+// A torn write spoils one slot; the other still holds the state before. Slots of old stores have the magic "kmsfsAN1" and no witness.
 const (
-	anchorMagic = "kmsfsAN1"
-	anchorSlot  = 512
-	anchorBody  = 8 + 8 + 8 + 1
+	anchorMagic    = "kmsfsAN2"
+	anchorMagicOld = "kmsfsAN1"
+	anchorSlot     = 512
+	anchorBodyOld  = 8 + 8 + 8 + 1
+	anchorBody     = anchorBodyOld + WitnessSize
 )
 
-// FileAnchor is an anchor in a file, authenticated with a key of its own.
+// FileAnchor is an anchor in a file, authenticated with a key of its own. Safe for concurrent use.
 type FileAnchor struct {
-	mu   sync.Mutex
-	file *os.File
-	key  []byte
-	seq  uint64
+	mu      sync.Mutex // guards what follows, and is held over the write and its sync
+	file    *os.File
+	key     []byte
+	seq     uint64
+	state   AnchorState
+	witness Witness
 }
 
-// OpenFileAnchor opens or makes the file.
+// OpenFileAnchor opens or makes the file. Load comes before anything is stored.
 func OpenFileAnchor(path string, key *crypto.DataKey) (*FileAnchor, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -65,34 +75,68 @@ func (a *FileAnchor) Close() error { return a.file.Close() }
 func (a *FileAnchor) Load() (AnchorState, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	err := a.load()
+	return a.state, err
+}
+
+// Witness reads what SetWitness stored last; the zero value if that was never done.
+func (a *FileAnchor) Witness() (Witness, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.load()
+	return a.witness, err
+}
+
+func (a *FileAnchor) load() error {
+	a.state, a.witness = AnchorState{}, Witness{}
 	buf := make([]byte, 2*anchorSlot)
 	n, err := a.file.ReadAt(buf, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return AnchorState{}, fmt.Errorf("read epoch file: %w", err)
+		return fmt.Errorf("read epoch file: %w", err)
 	}
 	if n == 0 {
-		return AnchorState{}, nil
+		return nil
 	}
-	var state AnchorState
 	found := false
 	for i := 0; i+anchorBody+sha256.Size <= n; i += anchorSlot {
-		s, seq, ok := a.decode(buf[i:])
+		s, w, seq, ok := a.decode(buf[i:])
 		if ok && (!found || seq > a.seq) {
-			state, a.seq, found = s, seq, true
+			a.state, a.witness, a.seq, found = s, w, seq, true
 		}
 	}
 	if !found {
-		return AnchorState{}, fmt.Errorf("%w: epoch file", ErrCorrupt)
+		return fmt.Errorf("%w: epoch file", ErrCorrupt)
 	}
-	return state, nil
+	return nil
 }
 
 // Store writes the slot that is not the newest.
 func (a *FileAnchor) Store(s AnchorState) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.state = s
+	return a.write()
+}
+
+// SetWitness keeps a witness beside the state that was loaded or stored last. It is durable when SetWitness returns.
+func (a *FileAnchor) SetWitness(w Witness) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w == a.witness {
+		return nil
+	}
+	before := a.witness
+	a.witness = w
+	err := a.write()
+	if err != nil {
+		a.witness = before // so that the next attempt writes
+	}
+	return err
+}
+
+func (a *FileAnchor) write() error {
 	a.seq++
-	if _, err := a.file.WriteAt(a.encode(s, a.seq), int64(a.seq%2)*anchorSlot); err != nil {
+	if _, err := a.file.WriteAt(a.encode(), int64(a.seq%2)*anchorSlot); err != nil {
 		return fmt.Errorf("write epoch file: %w", err)
 	}
 	if err := unix.Fdatasync(int(a.file.Fd())); err != nil {
@@ -101,25 +145,33 @@ func (a *FileAnchor) Store(s AnchorState) error {
 	return nil
 }
 
-func (a *FileAnchor) encode(s AnchorState, seq uint64) []byte {
+func (a *FileAnchor) encode() []byte {
 	b := append(make([]byte, 0, anchorSlot), anchorMagic...)
-	b = binary.BigEndian.AppendUint64(b, seq)
-	b = binary.BigEndian.AppendUint64(b, s.Epoch)
-	if s.Clean {
+	b = binary.BigEndian.AppendUint64(b, a.seq)
+	b = binary.BigEndian.AppendUint64(b, a.state.Epoch)
+	if a.state.Clean {
 		b = append(b, 1)
 	} else {
 		b = append(b, 0)
 	}
+	b = append(b, a.witness[:]...)
 	b = append(b, a.mac(b)...)
 	return b[:anchorSlot]
 }
 
-func (a *FileAnchor) decode(b []byte) (s AnchorState, seq uint64, ok bool) {
-	body := b[:anchorBody]
-	if string(body[:8]) != anchorMagic || !hmac.Equal(a.mac(body), b[anchorBody:anchorBody+sha256.Size]) {
-		return s, 0, false
+func (a *FileAnchor) decode(b []byte) (s AnchorState, w Witness, seq uint64, ok bool) {
+	n := anchorBody
+	if string(b[:8]) == anchorMagicOld {
+		n = anchorBodyOld
+	} else if string(b[:8]) != anchorMagic {
+		return s, w, 0, false
 	}
-	return AnchorState{Epoch: binary.BigEndian.Uint64(body[16:]), Clean: body[24] == 1}, binary.BigEndian.Uint64(body[8:]), true
+	body := b[:n]
+	if !hmac.Equal(a.mac(body), b[n:n+sha256.Size]) {
+		return s, w, 0, false
+	}
+	copy(w[:], body[anchorBodyOld:])
+	return AnchorState{Epoch: binary.BigEndian.Uint64(body[16:]), Clean: body[24] == 1}, w, binary.BigEndian.Uint64(body[8:]), true
 }
 
 func (a *FileAnchor) mac(body []byte) []byte {

@@ -2,6 +2,9 @@ package fs
 
 import (
 	"bytes"
+	"encoding/binary"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -220,4 +223,68 @@ func TestFileAnchor(t *testing.T) {
 		t.Fatal("another key opened the epoch file")
 	}
 	_ = a.Close()
+}
+
+// The epoch file also keeps what somebody else wants to be reminded of, beside the epoch and independently of it.
+func TestFileAnchorWitness(t *testing.T) {
+	path, key := filepath.Join(t.TempDir(), "epoch"), crypto.NewDataKey()
+	open := func() *FileAnchor {
+		t.Helper()
+		a, err := OpenFileAnchor(path, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { a.Close() })
+		return a
+	}
+	want := func(state AnchorState, w Witness) {
+		t.Helper()
+		a := open()
+		if got, err := a.Witness(); err != nil || got != w {
+			t.Errorf("%v %v, want %v", got, err, w)
+		}
+		if got, err := a.Load(); err != nil || got != state {
+			t.Errorf("%v %v, want %v", got, err, state)
+		}
+	}
+	want(AnchorState{}, Witness{})
+	// A slot as it was written before there were witnesses.
+	body := binary.BigEndian.AppendUint64([]byte(anchorMagicOld), 7)
+	body = append(binary.BigEndian.AppendUint64(body, 33), 1)
+	slot := make([]byte, 2*anchorSlot)
+	copy(slot[anchorSlot:], append(body, open().mac(body)...))
+	if err := os.WriteFile(path, slot, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(AnchorState{33, true}, Witness{})
+
+	a, first, second := open(), Witness{1, 39: 2}, Witness{3}
+	if _, err := a.Load(); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		do    func() error
+		state AnchorState
+		w     Witness
+	}{
+		{func() error { return a.SetWitness(first) }, AnchorState{33, true}, first},
+		{func() error { return a.Store(AnchorState{34, false}) }, AnchorState{34, false}, first},
+		{func() error { return a.SetWitness(second) }, AnchorState{34, false}, second},
+		{func() error { return a.Store(AnchorState{35, true}) }, AnchorState{35, true}, second},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		want(step.state, step.w)
+	}
+	// A torn write leaves the state before.
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[int(a.seq%2)*anchorSlot+30] ^= 1
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(AnchorState{34, false}, second)
 }

@@ -176,7 +176,7 @@ func TestStrictAudit(t *testing.T) {
 	if dk != nil || blob != nil || Code(err) != CodeInternal {
 		t.Errorf("a key left without its event: %v", err)
 	}
-	w.openAudit(audit.Options{Strict: true})
+	w.openAudit(audit.Options{Settings: audit.Settings{Strict: true}})
 	w.reopen()
 	_, err = w.Decrypt(w.admin(), wrapped, nil)
 	must(t, err)

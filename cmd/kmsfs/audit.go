@@ -65,6 +65,7 @@ Example:
    kmsfs audit verify`,
 				Action: auditVerify,
 			},
+			cmdAuditKeep(),
 		},
 	}
 }
@@ -129,6 +130,9 @@ func auditVerify(c *cli.Context) error {
 		if len(r.Breaks) == 0 {
 			fmt.Fprintf(w, "%d events, none changed or missing\n", r.Events)
 		}
+		if r.First > 1 {
+			fmt.Fprintf(w, "the log begins with event %d: older ones were removed as its settings say\n", r.First)
+		}
 		for _, b := range r.Breaks {
 			fmt.Fprintln(w, oneLine(b))
 		}
@@ -136,7 +140,7 @@ func auditVerify(c *cli.Context) error {
 		return err
 	}
 	if len(r.Breaks) > 0 {
-		return &hinted{fmt.Errorf("the audit log is broken in %d places", len(r.Breaks)), "compare it with a backup of the store", exitDamaged}
+		return &hinted{fmt.Errorf("the audit log is broken in %d places", len(r.Breaks)), "the events that are named were removed or changed; compare the log with a backup of the store", exitDamaged}
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -62,7 +61,9 @@ type store struct {
 
 	kv         kv.Store
 	ledger     *ledger.Ledger
+	anchor     *fs.FileAnchor
 	audit      *audit.Log
+	strict     bool // the audit log is strict whatever its settings say
 	principals *principals.Store
 	keystore   *keystore.Service
 	extents    *segment.Store
@@ -105,13 +106,11 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 		return s, err
 	}
 
-	chain := s.key(keyAudit)
-	s.audit, err = audit.Open(filepath.Join(dir, dirAudit), chain.Expose(), audit.Options{Clock: clock, Strict: auditStrict, Logger: log})
-	if err != nil {
+	if s.anchor, err = fs.OpenFileAnchor(filepath.Join(dir, fileEpoch), s.key(keyAnchor)); err != nil {
 		return s, err
 	}
-	s.opened(s.closeAudit)
-	if err := s.checkAuditHead(); err != nil {
+	s.opened(s.anchor.Close)
+	if err := s.openAudit(auditStrict, clock); err != nil {
 		return s, err
 	}
 
@@ -134,13 +133,8 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 		return s, err
 	}
 	s.opened(s.extents.Close)
-	anchor, err := fs.OpenFileAnchor(filepath.Join(dir, fileEpoch), s.key(keyAnchor))
-	if err != nil {
-		return s, err
-	}
-	s.opened(anchor.Close)
 	s.volume, err = fs.Open(fs.Config{
-		KV: s.kv, Extents: s.extents, Key: s.key(keyVolume), StoreID: info.Store, Anchor: anchor, Dir: dir, Clock: clock, Log: log,
+		KV: s.kv, Extents: s.extents, Key: s.key(keyVolume), StoreID: info.Store, Anchor: s.anchor, Dir: dir, Clock: clock, Log: log,
 	})
 	if err != nil {
 		return s, err
@@ -217,7 +211,7 @@ func (s *store) Host(kernel host.Kernel, persistent bool) (*host.Daemon, error) 
 	}
 	c := host.Config{
 		Dir: s.dir, Owner: owner, Info: s.info, Root: s.root, Volume: s.volume, Keystore: s.keystore, Principals: s.principals,
-		Audit: s.audit, Keeper: keeper{s}, Persistent: persistent, PID: os.Getpid(), Clock: time.Now, Log: s.log,
+		Audit: s.audit, Configure: s.configureAudit, Keeper: keeper{s}, Persistent: persistent, PID: os.Getpid(), Clock: time.Now, Log: s.log,
 	}
 	if kernel != nil {
 		c.Kernel = kernel
@@ -226,61 +220,4 @@ func (s *store) Host(kernel host.Kernel, persistent bool) (*host.Daemon, error) 
 		}
 	}
 	return host.New(c), nil
-}
-
-// The end of the audit log is kept in the ledger whenever the store closes in
-// order, so that events cut off while it was closed are missed.
-const (
-	kindAuditHead = 'H'
-	auditHeadID   = "audit"
-)
-
-func (s *store) checkAuditHead() error {
-	doc, ok := s.ledger.Get(kindAuditHead, auditHeadID)
-	if !ok {
-		return nil
-	}
-	head, err := parseHead(doc)
-	if err != nil {
-		return err
-	}
-	if err := s.audit.Contains(head); err != nil {
-		// The store stays usable, or whoever can delete a file could lock everyone
-		// out; kmsfs audit verify and every start say it.
-		s.log.Error("the audit log lacks events that were there when the store was last closed", "sequence", head.Sequence, "err", err)
-	}
-	return nil
-}
-
-func (s *store) closeAudit() error {
-	err := s.audit.Flush()
-	if err == nil {
-		err = s.keepAuditHead()
-	}
-	return errors.Join(err, s.audit.Close())
-}
-
-func (s *store) keepAuditHead() error {
-	doc := formatHead(s.audit.Head())
-	if old, ok := s.ledger.Get(kindAuditHead, auditHeadID); ok && string(old) == string(doc) {
-		return nil
-	}
-	return s.ledger.Update(func(tx *ledger.Tx) error {
-		tx.Put(kindAuditHead, auditHeadID, doc)
-		return nil
-	})
-}
-
-func formatHead(h audit.Head) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, h.Sequence), h.Chain[:]...)
-}
-
-func parseHead(doc []byte) (audit.Head, error) {
-	var h audit.Head
-	if len(doc) != 8+len(h.Chain) {
-		return h, errors.New("the remembered end of the audit log is malformed")
-	}
-	h.Sequence = binary.BigEndian.Uint64(doc)
-	copy(h.Chain[:], doc[8:])
-	return h, nil
 }

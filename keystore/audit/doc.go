@@ -5,14 +5,21 @@
 // HMAC-SHA256(chain key, previous link | record), so that nobody without the key can change, remove, insert or reorder
 // anything in the middle without Verify finding it and saying where. FORMAT.md has the bytes.
 //
-// What a chain cannot show by itself is that its end was cut off. Head gives the durable end; kept somewhere else, it makes
-// that visible too (Verify takes such anchors, Contains checks one quickly).
+// What a chain cannot show by itself is that its end was cut off. Head gives the durable end; kept somewhere else and given to
+// Open and Verify as an anchor, it makes that visible too. Where Open finds the end missing, it does not refuse (or whoever can
+// delete a file could lock everybody out): the log goes on behind the anchor, and the gap stays in it for Verify to show.
+//
+// # Keeping
+//
+// Settings say when a file ends (size, age) and what is kept (size of all files, age of events). The oldest files are removed whole.
+// Where the log begins from then on is written down first, authenticated, and an event tells which records were removed, so that
+// verification goes on from the oldest file that is kept and nobody else can remove one unnoticed.
 //
 // # Appending
 //
 // Append takes the event and leaves: a background goroutine builds the JSON, seals it and writes. Events are never dropped.
 // When the bounded queue is full, Append waits; when the disk refuses, the writer keeps what it has and tries again, and so
-// the callers come to wait. With Options.Strict, Append returns only when the event is durable, and otherwise fails, so
+// the callers come to wait. With Settings.Strict, Append returns only when the event is durable, and otherwise fails, so
 // that a key need not leave without its event.
 //
 // # After a crash
@@ -24,7 +31,8 @@
 // # Locks
 //
 // Log.mu guards the queue and the published positions and is never held across I/O. Everything about the file being
-// written belongs to the writer goroutine alone.
+// written belongs to the writer goroutine alone. Log.kept is held for reading while files are read and for writing, only ever by
+// TryLock, while old ones are removed; Log.mu may be taken under it.
 //
 // The package is not a general logger and not a defence against who holds the log's key: he can write a new log.
 package audit

@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"testing"
 )
 
@@ -62,6 +63,26 @@ func FuzzRecords(f *testing.F) {
 		br.Reset(bytes.NewReader(b))
 		if err := w.records(br, "x", int64(len(b)), true); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzBeginning(f *testing.F) {
+	k, err := newKeys(testKey)
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := beginning{logID: [16]byte{1, 2}, index: 3, first: 9, chain: mac{4}}.encode(k)
+	f.Add(good)
+	f.Add(good[:50])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := parseBeginning(k, b)
+		switch {
+		case err == nil && !bytes.Equal(got.encode(k), b):
+			t.Fatal("not what it says")
+		case err != nil && (!errors.Is(err, ErrBroken) && !errors.Is(err, ErrVersion) || got != beginning{}):
+			t.Fatal(got, err)
 		}
 	})
 }

@@ -6,23 +6,28 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Options of Open.
 type Options struct {
-	Clock       func() time.Time // required: the time of events that carry none
-	Strict      bool             // Append returns when the event is durable
-	Logger      *slog.Logger     // nil = none
-	MaxFileSize int64            // bytes after which a new file begins; 0 = 64 MiB
-	Queue       int              // events that may wait to be written; 0 = 8192
+	Clock    func() time.Time // required: the time of events that carry none
+	Settings Settings
+	Logger   *slog.Logger // nil = none
+	Queue    int          // events that may wait to be written; 0 = 8192
+	// Anchors are ends of the log that were kept elsewhere. If the newest of them lies behind the end that Open finds, records were cut
+	// off: the log goes on behind the anchor, so that Verify shows for ever which are missing.
+	Anchors []Head
 
-	wrap func(*os.File) file // tests put faults between the writer and its files
+	// Wrap stands between the writer and its files, for tests: faults, and power that fails. nil = nothing does.
+	Wrap func(*os.File) File
 }
 
-// file is what the writer needs of an *os.File.
-type file interface {
+// File is what the writer needs of an *os.File.
+type File interface {
 	io.ReaderAt
 	io.WriterAt
 	io.Closer
@@ -30,7 +35,6 @@ type file interface {
 }
 
 const (
-	defaultFileSize = 64 << 20
 	defaultQueue    = 8192
 	linger          = 2 * time.Millisecond // how long the writer collects events that nobody waits for
 	firstRetry      = 100 * time.Millisecond
@@ -41,16 +45,21 @@ const (
 type Log struct {
 	reader   *reader
 	clock    func() time.Time
-	strict   bool
+	settings atomic.Pointer[Settings]
 	logger   *slog.Logger
 	maxQueue int
-	maxFile  int64
-	wrap     func(*os.File) file
+	anchors  []Head
+	wrap     func(*os.File) File
 
 	wake   chan struct{} // something is queued
 	urgent chan struct{} // and somebody waits for it
+	older  chan struct{} // something may have grown too old to be kept
 	closed chan struct{} // closed by Close: the writer ends after what is queued
 	ended  chan struct{} // closed by the writer
+	tended chan struct{} // closed by who removes old files
+
+	// kept is held for reading while files are read, and for writing while old ones are removed.
+	kept sync.RWMutex
 
 	mu       sync.Mutex
 	room     sync.Cond // the queue has room, or the log is closed
@@ -84,6 +93,10 @@ func Open(dir string, key []byte, opts Options) (*Log, error) {
 	if opts.Clock == nil {
 		return nil, errors.New("audit: a clock is required")
 	}
+	settings, err := opts.Settings.check()
+	if err != nil {
+		return nil, err
+	}
 	ks, err := newKeys(key)
 	if err != nil {
 		return nil, err
@@ -94,15 +107,16 @@ func Open(dir string, key []byte, opts Options) (*Log, error) {
 	l := &Log{
 		reader:   &reader{dir: dir, keys: ks},
 		clock:    opts.Clock,
-		strict:   opts.Strict,
 		logger:   opts.Logger,
 		maxQueue: opts.Queue,
-		maxFile:  opts.MaxFileSize,
-		wrap:     opts.wrap,
+		anchors:  slices.Clone(opts.Anchors),
+		wrap:     opts.Wrap,
 		wake:     make(chan struct{}, 1),
 		urgent:   make(chan struct{}, 1),
+		older:    make(chan struct{}, 1),
 		closed:   make(chan struct{}),
 		ended:    make(chan struct{}),
+		tended:   make(chan struct{}),
 		progress: make(chan struct{}),
 	}
 	l.room.L = &l.mu
@@ -110,19 +124,19 @@ func Open(dir string, key []byte, opts Options) (*Log, error) {
 		l.logger = slog.New(slog.DiscardHandler)
 	}
 	if l.wrap == nil {
-		l.wrap = func(f *os.File) file { return f }
+		l.wrap = func(f *os.File) File { return f }
 	}
 	if l.maxQueue <= 0 {
 		l.maxQueue = defaultQueue
 	}
-	if l.maxFile <= 0 {
-		l.maxFile = defaultFileSize
-	}
+	l.settings.Store(&settings)
 	if err := l.recover(); err != nil {
 		return nil, err
 	}
 	l.written, l.durable = l.w.pos, l.w.pos
+	signal(l.older)
 	go l.run()
+	go l.tend()
 	return l, nil
 }
 
@@ -134,7 +148,8 @@ func (l *Log) Append(e *Event) error {
 		e.EventTime.Time = l.clock()
 	}
 	en := entry{event: e}
-	if l.strict {
+	strict := l.settings.Load().Strict
+	if strict {
 		en.done = make(chan error, 1)
 	}
 	l.mu.Lock()
@@ -151,10 +166,10 @@ func (l *Log) Append(e *Event) error {
 	if first {
 		signal(l.wake)
 	}
-	if half || l.strict {
+	if half || strict {
 		signal(l.urgent)
 	}
-	if !l.strict {
+	if !strict {
 		return nil
 	}
 	return <-en.done
@@ -221,6 +236,7 @@ func (l *Log) Close() error {
 	l.mu.Unlock()
 	close(l.closed)
 	<-l.ended
+	<-l.tended
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lost > 0 {

@@ -203,10 +203,10 @@ func TestFilters(t *testing.T) {
 
 func TestRotationOfFiles(t *testing.T) {
 	dir := t.TempDir()
-	l := mustOpen(t, dir, Options{MaxFileSize: 4096})
+	l := mustOpen(t, dir, Options{Settings: Settings{MaxFileSize: 4096}})
 	appendN(t, l, 1, 60)
 	closeLog(t, l)
-	l = mustOpen(t, dir, Options{MaxFileSize: 4096})
+	l = mustOpen(t, dir, Options{Settings: Settings{MaxFileSize: 4096}})
 	appendN(t, l, 61, 70)
 	rep, err := l.Verify()
 	if err != nil || rep.Records != 70 || rep.Files < 10 {
@@ -219,7 +219,7 @@ func TestRotationOfFiles(t *testing.T) {
 }
 
 func TestFollow(t *testing.T) {
-	l := mustOpen(t, t.TempDir(), Options{MaxFileSize: 8192})
+	l := mustOpen(t, t.TempDir(), Options{Settings: Settings{MaxFileSize: 8192}})
 	defer l.Close()
 	appendN(t, l, 1, 5)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -257,7 +257,7 @@ func TestFollow(t *testing.T) {
 
 func TestStrictIsDurable(t *testing.T) {
 	var synced atomic.Int64
-	l := mustOpen(t, t.TempDir(), Options{Strict: true, wrap: func(f *os.File) file {
+	l := mustOpen(t, t.TempDir(), Options{Settings: Settings{Strict: true}, Wrap: func(f *os.File) File {
 		return &faulty{File: f, onSync: func() error { synced.Add(1); return nil }}
 	}})
 	defer l.Close()
@@ -309,30 +309,30 @@ func (f *faulty) Sync() error {
 var errFull = errors.New("no space left on device")
 
 func TestStrictRefusesWhenDiskIsFull(t *testing.T) {
-	for name, fault := range map[string]func(full *atomic.Bool) func(*os.File) file{
-		"write not applied": func(full *atomic.Bool) func(*os.File) file {
-			return func(f *os.File) file {
+	for name, fault := range map[string]func(full *atomic.Bool) func(*os.File) File{
+		"write not applied": func(full *atomic.Bool) func(*os.File) File {
+			return func(f *os.File) File {
 				return &faulty{File: f, onWrite: func([]byte, int64) (int, error) { return 0, failIf(full) }}
 			}
 		},
-		"write half applied": func(full *atomic.Bool) func(*os.File) file {
-			return func(f *os.File) file {
+		"write half applied": func(full *atomic.Bool) func(*os.File) File {
+			return func(f *os.File) File {
 				return &faulty{File: f, onWrite: func(b []byte, _ int64) (int, error) { return len(b) / 2, failIf(full) }}
 			}
 		},
-		"write applied and failed": func(full *atomic.Bool) func(*os.File) file {
-			return func(f *os.File) file {
+		"write applied and failed": func(full *atomic.Bool) func(*os.File) File {
+			return func(f *os.File) File {
 				return &faulty{File: f, onWrite: func(b []byte, _ int64) (int, error) { return len(b), failIf(full) }}
 			}
 		},
-		"sync failed": func(full *atomic.Bool) func(*os.File) file {
-			return func(f *os.File) file { return &faulty{File: f, onSync: func() error { return failIf(full) }} }
+		"sync failed": func(full *atomic.Bool) func(*os.File) File {
+			return func(f *os.File) File { return &faulty{File: f, onSync: func() error { return failIf(full) }} }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var full atomic.Bool
 			dir := t.TempDir()
-			l := mustOpen(t, dir, Options{Strict: true, wrap: fault(&full)})
+			l := mustOpen(t, dir, Options{Settings: Settings{Strict: true}, Wrap: fault(&full)})
 			appendN(t, l, 1, 3)
 			full.Store(true)
 			if err := l.Append(event(4)); !errors.Is(err, errFull) {
@@ -366,7 +366,7 @@ func failIf(b *atomic.Bool) error {
 func TestEventsWaitForTheDisk(t *testing.T) {
 	var full atomic.Bool
 	failed := make(chan struct{}, 100)
-	l := mustOpen(t, t.TempDir(), Options{Queue: 4, wrap: func(f *os.File) file {
+	l := mustOpen(t, t.TempDir(), Options{Queue: 4, Wrap: func(f *os.File) File {
 		return &faulty{File: f, onWrite: func([]byte, int64) (int, error) {
 			err := failIf(&full)
 			if err != nil {
@@ -453,7 +453,7 @@ func TestOtherKeyAndVersionRefused(t *testing.T) {
 }
 
 func TestConcurrentAppendAndQuery(t *testing.T) {
-	l := mustOpen(t, t.TempDir(), Options{MaxFileSize: 32 << 10, Queue: 64})
+	l := mustOpen(t, t.TempDir(), Options{Settings: Settings{MaxFileSize: 32 << 10}, Queue: 64})
 	defer l.Close()
 	var wg sync.WaitGroup
 	for range 4 {

@@ -58,6 +58,8 @@ func (f *Filter) matchKey(e *Event) bool {
 // Query calls fn with the chosen events, oldest first, up to what was appended before the call. An error of fn ends it and is
 // returned. Where the log is broken, Query goes on with what authenticates and returns ErrBroken at the end.
 func (l *Log) Query(filter Filter, fn func(Event) error) error {
+	l.kept.RLock()
+	defer l.kept.RUnlock()
 	end, err := l.drain()
 	if err != nil {
 		return err
@@ -123,7 +125,9 @@ func (l *Log) Follow(ctx context.Context, fn func(Event) error) error {
 // FollowAfter is Follow from an event on: it begins with the first chosen event behind filter.After, so that what Query gave is
 // continued without a gap. Last is not looked at.
 func (l *Log) FollowAfter(ctx context.Context, filter Filter, fn func(Event) error) error {
+	l.kept.RLock()
 	start, err := l.reader.startFor(filter.After + 1)
+	l.kept.RUnlock()
 	if err != nil {
 		return err
 	}
@@ -148,7 +152,10 @@ func (l *Log) follow(ctx context.Context, from position, filter Filter, fn func(
 		l.mu.Unlock()
 		if end.seq > w.pos.seq {
 			w.end = end
-			if err := w.run(); err != nil {
+			l.kept.RLock()
+			err := w.run()
+			l.kept.RUnlock()
+			if err != nil {
 				return err
 			}
 		}

@@ -116,9 +116,11 @@ func (k *keys) genesis(logID [16]byte) (m mac) {
 	return m
 }
 
-func (k *keys) headerMAC(b []byte) (m mac) {
+func (k *keys) headerMAC(b []byte) mac { return k.labelledMAC(headerLabel, b) }
+
+func (k *keys) labelledMAC(label string, b []byte) (m mac) {
 	h := k.newMAC()
-	h.Write([]byte(headerLabel))
+	h.Write([]byte(label))
 	h.Write(b)
 	h.Sum(m[:0])
 	return m

@@ -13,7 +13,7 @@ import (
 func written(t testing.TB) (dir string, head Head) {
 	t.Helper()
 	dir = t.TempDir()
-	l := mustOpen(t, dir, Options{MaxFileSize: 8192})
+	l := mustOpen(t, dir, Options{Settings: Settings{MaxFileSize: 8192}})
 	appendN(t, l, 1, 40)
 	if err := l.Flush(); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Head is the end of the log at some moment: the sequence of the last record and the chain after it. Kept somewhere else
@@ -16,6 +17,7 @@ type Head struct {
 type Report struct {
 	Files   int
 	Records uint64 // whose place in the chain is right
+	First   uint64 // sequence of the oldest record that is kept; 1 unless old files were removed as the settings say
 	Head    Head   // the end of the log
 	Torn    []Torn // ends of files that a crash left; harmless, and listed so that they can be compared with known crashes
 	Breaks  []Break
@@ -24,15 +26,17 @@ type Report struct {
 // OK says that nothing was changed.
 func (r Report) OK() bool { return len(r.Breaks) == 0 }
 
-// Verify reads the whole log and checks every link of the chain. Each anchor must be in the log. The error is ErrBroken
-// (wrapped) if anything is not as it was written; the report then says where. What cannot be seen without an anchor: that the
-// newest records were cut off while no process had the log open.
+// Verify reads the whole log and checks every link of the chain, from the oldest file that is kept. Each anchor, and those given to
+// Open, must be in the log. The error is ErrBroken (wrapped) if anything is not as it was written; the report then says where. What
+// cannot be seen without an anchor: that the newest records were cut off while no process had the log open.
 func (l *Log) Verify(anchors ...Head) (Report, error) {
+	l.kept.RLock()
+	defer l.kept.RUnlock()
 	end, err := l.drain()
 	if err != nil {
 		return Report{}, err
 	}
-	rep, err := l.reader.verify(end, anchors)
+	rep, err := l.reader.verify(end, append(slices.Clone(l.anchors), anchors...))
 	if err != nil {
 		return rep, err
 	}
@@ -46,13 +50,18 @@ func (l *Log) Verify(anchors ...Head) (Report, error) {
 }
 
 // Contains checks that the log still holds the record that head names: nil, ErrBroken, or an error of reading. It reads
-// only the files from that record on.
+// only the files from that record on. Of a record that was removed because of its age nothing can be said: nil.
 func (l *Log) Contains(head Head) error {
+	l.kept.RLock()
+	defer l.kept.RUnlock()
 	if head.Sequence == 0 {
 		return nil
 	}
 	end, err := l.drain()
 	if err != nil {
+		return err
+	}
+	if begin, err := l.reader.beginning(); err != nil || head.Sequence < begin.first {
 		return err
 	}
 	start, err := l.reader.startFor(head.Sequence)
@@ -87,9 +96,14 @@ func (r *reader) verify(end position, anchors []Head) (Report, error) {
 		return rep, err
 	}
 	rep.Files = len(files)
+	begin, err := r.beginning()
+	if err != nil && !errors.Is(err, ErrBroken) {
+		return rep, err
+	}
+	rep.First = max(begin.first, 1)
 	missing := make(map[uint64]Head, len(anchors))
 	for _, a := range anchors {
-		if a.Sequence > 0 {
+		if a.Sequence >= rep.First {
 			missing[a.Sequence] = a
 		}
 	}
@@ -110,6 +124,9 @@ func (r *reader) verify(end position, anchors []Head) (Report, error) {
 	}
 	rep.Head = Head{Sequence: w.pos.seq, Chain: w.pos.chain}
 	for _, a := range missing {
+		if slices.ContainsFunc(rep.Breaks, func(b Break) bool { return b.First <= a.Sequence && a.Sequence <= b.Last }) {
+			continue // it is among those that are missing
+		}
 		rep.Breaks = append(rep.Breaks, Break{
 			File: fileName(w.pos.file), Offset: w.pos.offset, First: a.Sequence, Last: a.Sequence,
 			What: "an anchored record is not in the log as it was anchored",

@@ -114,12 +114,24 @@ type walk struct {
 
 func (w *walk) run() error {
 	w.h = w.r.keys.newMAC()
+	begin, err := w.r.beginning()
+	switch {
+	case errors.Is(err, ErrBroken):
+		if err := w.report(Break{File: beginningFile, What: "changed or damaged: it does not say any more where the log begins"}); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	}
+	if w.pos.file == 0 && begin.index > 0 {
+		w.pos, w.logID, w.haveID = begin.position(), begin.logID, true
+	}
 	files, err := w.r.indexes()
 	if err != nil {
 		return err
 	}
 	for i, index := range files {
-		if index < w.pos.file || (w.end.file != 0 && index > w.end.file) {
+		if index < w.pos.file || index < begin.index || (w.end.file != 0 && index > w.end.file) {
 			continue
 		}
 		next := uint64(0)
@@ -223,6 +235,9 @@ func (w *walk) enter(index uint64, name string) error {
 		b = &Break{File: name, What: "does not begin at the log's beginning"}
 	case !start && (h.first != w.pos.seq+1 || h.chain != w.pos.chain):
 		b = &Break{File: name, What: "does not continue where the file before it ends"}
+		if h.first > w.pos.seq+1 {
+			b.What = "missing: this file begins behind them"
+		}
 	}
 	if b != nil && h.first > w.pos.seq+1 {
 		b.First, b.Last = w.pos.seq+1, h.first-1

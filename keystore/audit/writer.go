@@ -7,6 +7,7 @@ import (
 	"hash"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -15,7 +16,8 @@ const chunkSize = 1 << 20
 
 // writer is what belongs to the writer goroutine (and to Open before it starts).
 type writer struct {
-	file    file
+	file    File
+	began   time.Time // of the first event in file; zero = none yet
 	logID   [16]byte
 	pos     position // where the next record goes
 	h       hash.Hash
@@ -32,31 +34,36 @@ type writer struct {
 func (l *Log) recover() error {
 	w := &l.w
 	w.h = l.reader.keys.newMAC()
+	begin, err := l.reader.beginning()
+	if err != nil {
+		l.logger.Error("audit log is broken", "where", err) // Verify says so too
+	}
 	files, err := l.reader.indexes()
 	if err != nil {
 		return err
 	}
-	if len(files) == 0 {
-		rand.Read(w.logID[:])
-		w.pos.chain = l.reader.keys.genesis(w.logID)
+	if len(files) == 0 || files[len(files)-1] < begin.index {
+		w.logID = begin.logID
+		w.pos = begin.position()
+		if begin.index == 0 {
+			rand.Read(w.logID[:])
+			w.pos.chain = l.reader.keys.genesis(w.logID)
+		}
 		w.fresh = true
-		w.next = header{logID: w.logID, first: 1, chain: w.pos.chain}
+		l.missing()
+		w.next = header{logID: w.logID, first: w.pos.seq + 1, chain: w.pos.chain}
 		return l.beginFile()
 	}
-	last := files[len(files)-1]
-	h, err := l.reader.readHeader(last)
+	h, err := l.newest(files)
 	if err != nil {
-		return fmt.Errorf("audit: %s: %w", fileName(last), err)
-	}
-	if h.index != last {
-		return fmt.Errorf("audit: %s: %w: holds file %d", fileName(last), ErrKey, h.index)
+		return err
 	}
 	w.logID = h.logID
 	var torn int64
 	damaged := false
 	walk := walk{
 		r:   l.reader,
-		pos: position{file: last, offset: headerSize, seq: h.first - 1, chain: h.chain},
+		pos: position{file: h.index, offset: headerSize, seq: h.first - 1, chain: h.chain},
 		broken: func(b Break) error {
 			damaged = true
 			l.logger.Error("audit log is broken", "where", b.String())
@@ -71,6 +78,7 @@ func (l *Log) recover() error {
 		return err
 	}
 	w.pos = walk.pos
+	last := w.pos.file
 	f, err := os.OpenFile(filepath.Join(l.reader.dir, fileName(last)), os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
@@ -81,13 +89,53 @@ func (l *Log) recover() error {
 		f.Close()
 		return fmt.Errorf("audit: sync: %w", err)
 	}
-	if damaged || torn > 0 {
-		w.pos.offset -= torn // the walk has gone to the end of the file in search of a record
+	w.pos.offset -= torn // the walk has gone to the end of the file in search of a record
+	cut := l.missing()
+	w.began, _ = l.reader.began(last) // zero: its age is not known, and it ends by its size
+	if damaged || torn > 0 || cut {
 		w.fresh = true
 		w.next = header{logID: w.logID, first: w.pos.seq + 1, prevLength: w.pos.offset, prevTorn: torn, chain: w.pos.chain}
 		return l.beginFile()
 	}
 	return nil
+}
+
+// newest is the header of the newest file that has a good one. Without any, the key may be the wrong one, and nothing is written.
+func (l *Log) newest(files []uint64) (header, error) {
+	var first error
+	for _, index := range slices.Backward(files) {
+		h, err := l.reader.readHeader(index)
+		if err == nil && h.index != index {
+			err = fmt.Errorf("%w: holds file %d", ErrKey, h.index)
+		}
+		if err == nil {
+			return h, nil
+		}
+		err = fmt.Errorf("audit: %s: %w", fileName(index), err)
+		if errors.Is(err, ErrVersion) {
+			return header{}, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return header{}, first
+}
+
+// missing compares the end that was found with the anchors. Where an anchor lies behind it, the records between were cut off: the log
+// goes on behind the anchor, and the next file's header, which then does not continue where the one before ends, says so for ever.
+func (l *Log) missing() bool {
+	w := &l.w
+	cut := false
+	for _, a := range l.anchors {
+		if a.Sequence > w.pos.seq && a.Sequence <= maxSequence {
+			if !cut {
+				l.logger.Error("audit log was cut at its end: records are missing", "first", w.pos.seq+1, "last", a.Sequence)
+			}
+			w.pos.seq, w.pos.chain, cut = a.Sequence, a.Chain, true
+		}
+	}
+	return cut
 }
 
 // beginFile makes the file that w.next describes, complete before it has its name.
@@ -118,11 +166,12 @@ func (l *Log) beginFile() error {
 	if w.file != nil {
 		w.file.Close() // synced before; nothing is left to lose
 	}
-	w.file, w.fresh = l.wrap(f), false
+	w.file, w.fresh, w.began = l.wrap(f), false, time.Time{}
 	w.pos.file, w.pos.offset = h.index, headerSize
 	l.mu.Lock()
 	l.durable = w.pos
 	l.mu.Unlock()
+	signal(l.older)
 	return nil
 }
 
@@ -152,7 +201,7 @@ func (l *Log) run() {
 		if err == nil {
 			err = l.writePending()
 		}
-		if err == nil && l.w.dirty && (closing || l.strict || wantsSync(flushes)) {
+		if err == nil && l.w.dirty && (closing || wantsSync(flushes)) {
 			err = l.sync()
 		}
 		l.publish(err, flushes)
@@ -221,8 +270,13 @@ func (l *Log) writePending() error {
 			return err
 		}
 		n, pos := 0, w.pos
+		maxFile, awaited := l.settings.Load().MaxFileSize, false
 		w.buf = w.buf[:0]
-		for n < len(w.pending) && len(w.buf) < chunkSize && w.pos.offset+int64(len(w.buf)) < l.maxFile {
+		if w.began.IsZero() {
+			w.began = w.pending[0].event.EventTime.Time
+		}
+		for n < len(w.pending) && len(w.buf) < chunkSize && w.pos.offset+int64(len(w.buf)) < maxFile {
+			awaited = awaited || w.pending[n].done != nil
 			line := l.encode(w.pending[n].event)
 			pos.seq++
 			w.buf, pos.chain = l.reader.keys.seal(w.buf, w.h, w.logID, pos.seq, pos.chain, line)
@@ -234,12 +288,14 @@ func (l *Log) writePending() error {
 		}
 		pos.offset += int64(len(w.buf))
 		w.pos, w.dirty = pos, true
-		if l.strict {
+		if awaited {
 			if err := l.sync(); err != nil {
 				return err
 			}
 			for _, e := range w.pending[:n] {
-				e.done <- nil
+				if e.done != nil {
+					e.done <- nil
+				}
 			}
 		}
 		rest := copy(w.pending, w.pending[n:])
@@ -253,7 +309,9 @@ func (l *Log) writePending() error {
 func (l *Log) makeRoom() error {
 	w := &l.w
 	if !w.fresh {
-		if w.pos.offset < l.maxFile {
+		s := l.settings.Load()
+		old := s.MaxFileAge > 0 && !w.began.IsZero() && l.clock().Sub(w.began) >= s.MaxFileAge
+		if w.pos.offset < s.MaxFileSize && !old {
 			return nil
 		}
 		if err := l.sync(); err != nil {
@@ -334,13 +392,15 @@ func (l *Log) rewrite() error {
 
 // publish tells what the last round achieved to whoever waits for it.
 func (l *Log) publish(err error, flushes []flush) {
-	if err != nil && l.strict {
-		// Their callers are told that the event is not durable, and refuse what it was about.
-		for _, e := range l.w.pending {
+	if err != nil {
+		// Who waits is told that the event is not durable, and refuses what it was about. The others' events stay.
+		l.w.pending = slices.DeleteFunc(l.w.pending, func(e entry) bool {
+			if e.done == nil {
+				return false
+			}
 			e.done <- err
-		}
-		clear(l.w.pending)
-		l.w.pending = l.w.pending[:0]
+			return true
+		})
 	}
 	l.mu.Lock()
 	l.failure = err

@@ -59,6 +59,7 @@ const (
 	CmdAuditQuery  = "audit.query"
 	CmdAuditTail   = "audit.tail"
 	CmdAuditVerify = "audit.verify"
+	CmdAuditKeep   = "audit.keep"
 )
 
 // NoArgs are the arguments of a command that has none.
@@ -431,9 +432,28 @@ type PolicyDiffArgs struct {
 	Text string `json:"text"`
 }
 
+// AuditKeepArgs change how the audit log is kept. What is nil stays; 0 lifts a limit. Ages are in seconds.
+type AuditKeepArgs struct {
+	Strict      *bool  `json:"strict,omitempty"`
+	MaxFileSize *int64 `json:"maxFileSize,omitempty"`
+	MaxFileAge  *int64 `json:"maxFileAge,omitempty"`
+	KeepSize    *int64 `json:"keepSize,omitempty"`
+	KeepAge     *int64 `json:"keepAge,omitempty"`
+}
+
+// AuditKeep is how the audit log is kept. Sizes are in bytes, ages in seconds; 0 means without limit.
+type AuditKeep struct {
+	Strict      bool  `json:"strict"`
+	MaxFileSize int64 `json:"maxFileSize"`
+	MaxFileAge  int64 `json:"maxFileAge"`
+	KeepSize    int64 `json:"keepSize"`
+	KeepAge     int64 `json:"keepAge"`
+}
+
 // AuditReport says whether the log is as it was written.
 type AuditReport struct {
 	Events uint64   `json:"events"`
+	First  uint64   `json:"first"` // number of the oldest event that is kept
 	Files  int      `json:"files"`
 	Torn   []string `json:"torn,omitempty"` // ends of files that a crash left; harmless
 	Breaks []string `json:"breaks"`

@@ -96,6 +96,7 @@ func (d *Daemon) commands() map[string]command {
 		CmdAuditQuery:  {asPrincipal, with((*call).auditQuery)},
 		CmdAuditTail:   {asPrincipal, with((*call).auditTail)},
 		CmdAuditVerify: {asPrincipal, noArgs((*call).auditVerify)},
+		CmdAuditKeep:   {asPrincipal, with((*call).auditKeep)},
 	})
 	return table
 }

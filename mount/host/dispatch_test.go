@@ -92,6 +92,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{CmdAuditQuery, AuditArgs{}, []uint32{uidAuditor}, except(uidAuditor)},
 		{CmdAuditTail, AuditArgs{Last: 3}, []uint32{uidAuditor}, except(uidAuditor)},
 		{CmdAuditVerify, NoArgs{}, []uint32{uidAuditor}, except(uidAuditor)},
+		{CmdAuditKeep, AuditKeepArgs{}, []uint32{uidAuditor}, except(uidAuditor)},
+		{CmdAuditKeep, AuditKeepArgs{Strict: new(bool)}, nil, everyone},
 
 		{CmdFsck, FsckArgs{Data: true, Repair: true}, nil, everyone},
 		{CmdGC, NoArgs{}, nil, everyone},
@@ -280,6 +282,51 @@ func TestAuditByCommand(t *testing.T) {
 	cancel()
 	if resp := <-ended; resp.Error != nil {
 		t.Errorf("the end of a tail: %+v", resp.Error)
+	}
+}
+
+// Settings of the log are changed piece by piece, only by who may, and never to what makes no sense.
+func TestAuditKeepByCommand(t *testing.T) {
+	r := newRig(t, true)
+	n := func(n int64) *int64 { return &n }
+	yes := true
+	var k AuditKeep
+	r.must(uidAuditor, CmdAuditKeep, AuditKeepArgs{}, &k)
+	if k != (AuditKeep{MaxFileSize: audit.DefaultFileSize}) {
+		t.Errorf("at first: %+v", k)
+	}
+	r.must(uidOwner, CmdAuditKeep, AuditKeepArgs{MaxFileSize: n(1 << 20), KeepAge: n(86400)}, &k)
+	r.must(uidOwner, CmdAuditKeep, AuditKeepArgs{Strict: &yes, KeepSize: n(1 << 30)}, &k)
+	want := AuditKeep{Strict: true, MaxFileSize: 1 << 20, KeepSize: 1 << 30, KeepAge: 86400}
+	if k != want {
+		t.Errorf("%+v", k)
+	}
+	for _, bad := range []AuditKeepArgs{
+		{MaxFileSize: n(-1)}, {MaxFileSize: n(1)}, {KeepSize: n(1)}, {KeepAge: n(-1)}, {KeepAge: n(1)}, {MaxFileAge: n(1 << 62)}, {KeepSize: n(-1)},
+	} {
+		if _, resp := r.do(uidOwner, "", CmdAuditKeep, bad); resp.Error == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+	if _, resp := r.do(uidAuditor, "", CmdAuditKeep, AuditKeepArgs{KeepAge: n(86400)}); resp.Error == nil {
+		t.Error("who may read the log may have events removed")
+	}
+	r.must(uidAuditor, CmdAuditKeep, AuditKeepArgs{}, &k)
+	if k != want {
+		t.Errorf("a refusal changed it: %+v", k)
+	}
+	r.must(uidOwner, CmdAuditKeep, AuditKeepArgs{KeepAge: n(0), KeepSize: n(0), MaxFileSize: n(0)}, &k)
+	if k != (AuditKeep{Strict: true, MaxFileSize: audit.DefaultFileSize}) {
+		t.Errorf("without limits: %+v", k)
+	}
+	changes := 0
+	for _, item := range r.must(uidOwner, CmdAuditQuery, AuditArgs{}, nil) {
+		if e, err := audit.ParseEvent(item); err == nil && e.EventName == "UpdateTrail" {
+			changes++
+		}
+	}
+	if changes != 3 {
+		t.Errorf("%d events about three changes", changes)
 	}
 }
 

@@ -55,6 +55,7 @@ type Config struct {
 	Keystore   *keystore.Service
 	Principals *principals.Store
 	Audit      *audit.Log
+	Configure  func(audit.Settings) error // stores settings of the audit log and puts them in force
 	Keeper     Keeper
 
 	Mount      Mounter // how mounts are made; nil in a process that hosts none

@@ -3,6 +3,8 @@ package host
 import (
 	"errors"
 	"fmt"
+	"math"
+	"time"
 
 	"github.com/kmsfs/kmsfs/keystore/audit"
 )
@@ -83,7 +85,7 @@ func (c *call) auditVerify() (any, error) {
 	if err != nil && !errors.Is(err, audit.ErrBroken) {
 		return nil, err
 	}
-	report := AuditReport{Events: r.Records, Files: r.Files, Breaks: []string{}}
+	report := AuditReport{Events: r.Records, First: r.First, Files: r.Files, Breaks: []string{}}
 	for _, t := range r.Torn {
 		report.Torn = append(report.Torn, fmt.Sprint(t))
 	}
@@ -91,4 +93,75 @@ func (c *call) auditVerify() (any, error) {
 		report.Breaks = append(report.Breaks, b.String())
 	}
 	return report, nil
+}
+
+// auditKeep shows how the log is kept and, if anything is given, changes it first, which takes cloudtrail:UpdateTrail and leaves an
+// event: whoever may have events removed says so in the log.
+func (c *call) auditKeep(a AuditKeepArgs) (any, error) {
+	l := c.d.cfg.Audit
+	if a == (AuditKeepArgs{}) {
+		if err := c.mayReadLog(); err != nil {
+			return nil, err
+		}
+		return auditKeepOf(l.Settings()), nil
+	}
+	if err := c.allowed("cloudtrail:UpdateTrail", "*", nil); err != nil {
+		return nil, err
+	}
+	set, err := a.apply(l.Settings())
+	if err == nil {
+		err = set.Check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errArguments, err)
+	}
+	now := auditKeepOf(set)
+	if err := l.Append(&audit.Event{
+		UserIdentity: audit.UserIdentity{Type: "IAMUser", PrincipalID: c.who.ID, ARN: c.who.ARN, AccountID: c.who.Account, UserName: c.who.Name},
+		EventName:    "UpdateTrail", EventSource: "cloudtrail.amazonaws.com", AWSRegion: c.d.cfg.Info.Region, ManagementEvent: true,
+		RecipientAccountID: c.who.Account,
+		RequestParameters: &audit.Parameters{Extra: map[string]any{
+			"strict": now.Strict, "maxFileSize": now.MaxFileSize, "maxFileAge": now.MaxFileAge, "keepSize": now.KeepSize, "keepAge": now.KeepAge,
+		}},
+		AdditionalEventData: &audit.AdditionalEventData{Kmsfs: &audit.Origin{
+			Op: c.name, UID: c.peer.UID, PID: uint32(c.peer.PID), Decision: audit.Decision{Effect: "Allow"},
+		}},
+	}); err != nil {
+		return nil, err
+	}
+	if err := c.d.cfg.Configure(set); err != nil {
+		return nil, err
+	}
+	return auditKeepOf(l.Settings()), nil
+}
+
+func (a AuditKeepArgs) apply(s audit.Settings) (audit.Settings, error) {
+	if a.Strict != nil {
+		s.Strict = *a.Strict
+	}
+	for to, from := range map[*int64]*int64{&s.MaxFileSize: a.MaxFileSize, &s.KeepSize: a.KeepSize} {
+		if from != nil {
+			*to = *from
+		}
+	}
+	for to, from := range map[*time.Duration]*int64{&s.MaxFileAge: a.MaxFileAge, &s.KeepAge: a.KeepAge} {
+		if from == nil {
+			continue
+		}
+		if *from > math.MaxInt64/int64(time.Second) || *from < 0 {
+			return s, fmt.Errorf("an age of %d seconds", *from)
+		}
+		*to = time.Duration(*from) * time.Second
+	}
+	return s, nil
+}
+
+func auditKeepOf(s audit.Settings) AuditKeep {
+	if s.MaxFileSize == 0 {
+		s.MaxFileSize = audit.DefaultFileSize
+	}
+	return AuditKeep{
+		Strict: s.Strict, MaxFileSize: s.MaxFileSize, MaxFileAge: int64(s.MaxFileAge / time.Second),
+		KeepSize: s.KeepSize, KeepAge: int64(s.KeepAge / time.Second),
+	}
 }

@@ -85,7 +85,7 @@ func newRig(t testing.TB, persistent bool) *rig {
 	})
 	r.ok(err)
 	r.d = New(Config{
-		Dir: r.dir, Owner: uidOwner, Info: info, Root: root, Volume: r.vol, Keystore: r.keys, Principals: people, Audit: events, Keeper: fakeKeeper{},
+		Dir: r.dir, Owner: uidOwner, Info: info, Root: root, Volume: r.vol, Keystore: r.keys, Principals: people, Audit: events, Configure: events.Configure, Keeper: fakeKeeper{},
 		Mount: r.mount, Persistent: persistent, Clock: time.Now, Log: log,
 	})
 	t.Cleanup(func() {
