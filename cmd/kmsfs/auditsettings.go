@@ -57,8 +57,10 @@ func auditKeep(c *cli.Context) error {
 		to    **int64
 		parse func(string) (int64, bool)
 	}{
-		{"file-size", &a.MaxFileSize, parseSize}, {"size", &a.KeepSize, parseSize},
-		{"file-age", &a.MaxFileAge, parseAge}, {"age", &a.KeepAge, parseAge},
+		{"file-size", &a.MaxFileSize, parseSize},
+		{"size", &a.KeepSize, parseSize},
+		{"file-age", &a.MaxFileAge, parseAge},
+		{"age", &a.KeepAge, parseAge},
 	} {
 		if !c.IsSet(f.name) {
 			continue

@@ -98,7 +98,15 @@ func (r *reader) began(index uint64) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("audit: %w", err)
 	}
 	defer f.Close()
-	rec, err := peek(bufio.NewReaderSize(io.NewSectionReader(f, headerSize, maxRecord), maxRecord), maxRecord)
+	st, err := f.Stat()
+	if err != nil {
+		return time.Time{}, fmt.Errorf("audit: %w", err)
+	}
+	left := min(st.Size()-headerSize, maxRecord)
+	if left <= 0 {
+		return time.Time{}, nil
+	}
+	rec, err := peek(bufio.NewReaderSize(io.NewSectionReader(f, headerSize, left), int(left)), left)
 	if errors.Is(err, errShort) {
 		return time.Time{}, nil
 	}

@@ -389,8 +389,15 @@ func TestWrongSettings(t *testing.T) {
 	defer l.Close()
 	was := l.Settings()
 	for _, s := range []Settings{
-		{MaxFileSize: -1}, {MaxFileSize: 100}, {KeepSize: -1}, {KeepSize: 1000}, {MaxFileSize: 1 << 20, KeepSize: 1<<20 - 1},
-		{MaxFileAge: time.Second}, {MaxFileAge: -time.Hour}, {KeepAge: -1}, {KeepAge: time.Millisecond},
+		{MaxFileSize: -1},
+		{MaxFileSize: 100},
+		{KeepSize: -1},
+		{KeepSize: 1000},
+		{MaxFileSize: 1 << 20, KeepSize: 1<<20 - 1},
+		{MaxFileAge: time.Second},
+		{MaxFileAge: -time.Hour},
+		{KeepAge: -1},
+		{KeepAge: time.Millisecond},
 	} {
 		if err := l.Configure(s); !errors.Is(err, ErrSettings) {
 			t.Errorf("%+v: %v", s, err)

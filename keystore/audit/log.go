@@ -35,10 +35,10 @@ type File interface {
 }
 
 const (
-	defaultQueue    = 8192
-	linger          = 2 * time.Millisecond // how long the writer collects events that nobody waits for
-	firstRetry      = 100 * time.Millisecond
-	lastRetry       = 5 * time.Second
+	defaultQueue = 8192
+	linger       = 2 * time.Millisecond // how long the writer collects events that nobody waits for
+	firstRetry   = 100 * time.Millisecond
+	lastRetry    = 5 * time.Second
 )
 
 // Log is an open audit log. All its methods may be called concurrently.

@@ -206,7 +206,7 @@ func (w *walk) file(index, next uint64) error {
 	if _, err := f.Seek(w.pos.offset, io.SeekStart); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	return w.records(bufio.NewReaderSize(f, maxRecord), name, limit, last)
+	return w.records(bufio.NewReaderSize(f, int(min(maxRecord, limit))), name, limit, last)
 }
 
 // enter checks a file's header against the place the walk has reached.
