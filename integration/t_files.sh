@@ -301,7 +301,39 @@ assert not missing, f"{len(missing)} names were missed"
 EOF
 prints 20000 sh -c "ls -f many | grep -vc '^\.'"
 works sh -c "ls -l many >/dev/null"
-LIMIT=120 works rm -rf many
+LIMIT=120 python "one listing is enough to remove them all, while others come and go" many <<'EOF'
+import os, sys
+d = sys.argv[1]
+ready, stop = os.pipe(), os.pipe()
+if os.fork() == 0:
+    os.set_blocking(stop[0], False)
+    k = 0
+    while True:
+        try:
+            if os.read(stop[0], 1) is not None:
+                os._exit(0)
+        except BlockingIOError:
+            pass
+        os.close(os.open(f"{d}/other-{k}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        if k >= 20:
+            os.unlink(f"{d}/other-{k - 20}")
+        k += 1
+        if k == 30:
+            os.write(ready[1], b"x")
+os.read(ready[0], 1)
+others = 0
+with os.scandir(d) as it:
+    for e in it:
+        if e.name.startswith("other-"):
+            others += 1
+        else:
+            os.unlink(e.path)  # a name that comes twice is not there any more
+os.write(stop[1], b"x")
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+left = os.listdir(d)
+assert all(n.startswith("other-") for n in left) and 20 <= len(left) <= 21 and others > 0, (len(left), left[:5], others)
+EOF
+works rm -r many
 works mkdir -p p/q
 works touch p/q/f
 works mv p/q p/r
