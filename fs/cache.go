@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"container/list"
 	"errors"
 	"fmt"
 	"math"
@@ -32,8 +31,10 @@ type inode struct {
 
 	extentEpoch uint64 // the newest epoch of an extent in a segment; unknownEpoch if it was not looked up
 
-	pins int           // guarded by inodeCache.mu
-	lru  *list.Element // guarded by inodeCache.mu; nil while pinned
+	// Guarded by inodeCache.mu.
+	pins         int
+	idle         bool // in the list of those that nobody has pinned
+	older, newer *inode
 }
 
 const unknownEpoch = math.MaxUint64
@@ -51,7 +52,7 @@ type inodeCache struct {
 	mu    sync.Mutex
 	max   int
 	table map[Ino]*inode
-	idle  list.List // of *inode, the longest unused first
+	idle  idleList
 
 	// loading[i] is held from the look into the table until a row just read is in it: without it a row that was read before a
 	// commit could enter the table after the committed inode had left it.
@@ -60,7 +61,6 @@ type inodeCache struct {
 
 func (c *inodeCache) init(limit int) {
 	c.max, c.table = limit, map[Ino]*inode{}
-	c.idle.Init()
 }
 
 // pin returns the inode, if it is here, and keeps it here until unpin.
@@ -76,16 +76,17 @@ func (c *inodeCache) pin(ino Ino) *inode {
 
 func (c *inodeCache) hold(n *inode) {
 	n.pins++
-	if n.lru != nil {
-		c.idle.Remove(n.lru)
-		n.lru = nil
-	}
+	c.idle.remove(n)
 }
 
 // insert adds a row just read or made and pins it; the inode that was there first wins.
 func (c *inodeCache) insert(row *meta.Inode) *inode {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.insertLocked(row)
+}
+
+func (c *inodeCache) insertLocked(row *meta.Inode) *inode {
 	n := c.table[row.Ino]
 	if n == nil {
 		n = &inode{ino: row.Ino, row: row}
@@ -101,16 +102,57 @@ func (c *inodeCache) insert(row *meta.Inode) *inode {
 func (c *inodeCache) unpin(n *inode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.release(n)
+}
+
+func (c *inodeCache) release(n *inode) {
 	n.pins--
 	if n.pins > 0 || c.table[n.ino] != n {
 		return
 	}
-	n.lru = c.idle.PushBack(n)
-	for c.idle.Len() > c.max {
-		old := c.idle.Remove(c.idle.Front()).(*inode)
-		old.lru = nil
+	c.idle.pushBack(n)
+	for c.idle.len > c.max {
+		old := c.idle.oldest
+		c.idle.remove(old)
 		delete(c.table, old.ino)
 	}
+}
+
+// idleList lists the inodes that nobody has pinned, the longest unused first. Its links are in the inodes, since each use of an
+// inode takes it out and puts it back.
+type idleList struct {
+	oldest, newest *inode
+	len            int
+}
+
+func (l *idleList) pushBack(n *inode) {
+	n.idle = true
+	n.older, n.newer = l.newest, nil
+	if l.newest != nil {
+		l.newest.newer = n
+	} else {
+		l.oldest = n
+	}
+	l.newest = n
+	l.len++
+}
+
+func (l *idleList) remove(n *inode) {
+	if !n.idle {
+		return
+	}
+	if n.older != nil {
+		n.older.newer = n.newer
+	} else {
+		l.oldest = n.newer
+	}
+	if n.newer != nil {
+		n.newer.older = n.older
+	} else {
+		l.newest = n.older
+	}
+	n.older, n.newer, n.idle = nil, nil, false
+	l.len--
 }
 
 // drop forgets the inode, so that the next use reads its row again. Whoever has it pinned sees gone.
@@ -120,10 +162,7 @@ func (c *inodeCache) drop(n *inode) {
 	if c.table[n.ino] == n {
 		delete(c.table, n.ino)
 	}
-	if n.lru != nil {
-		c.idle.Remove(n.lru)
-		n.lru = nil
-	}
+	c.idle.remove(n)
 }
 
 func (c *inodeCache) each(fn func(*inode)) {

@@ -440,8 +440,9 @@ func (d *DirHandle) Read(after uint64, fn func(Dirent) bool) error {
 	return d.s.vol.ReadDir(d.ino, after, fn)
 }
 
-// Attr gives attributes of a listed entry; the listing was allowed, so nothing more is asked.
-func (d *DirHandle) Attr(ino Ino) (Attr, error) { return d.s.vol.Attr(ino) }
+// Attrs gives the attributes of listed entries, into got; the listing was allowed, so nothing more is asked. Ino is 0 where an entry
+// is gone meanwhile or cannot be read.
+func (d *DirHandle) Attrs(inos []Ino, got []Attr) { d.s.vol.AttrsIn(d.ino, inos, got) }
 
 // Parent gives the directory above.
 func (d *DirHandle) Parent() (Ino, error) { return d.s.vol.ParentOf(d.ino) }

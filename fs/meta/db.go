@@ -87,6 +87,18 @@ func (r *Reader) Inode(ino Ino) (*Inode, error) {
 	return decodeInode(ino, v)
 }
 
+// Inodes calls fn for the inode rows with numbers in [first, end), in their order.
+func (r *Reader) Inodes(first, end Ino, fn func(*Inode)) error {
+	return r.r.Scan(inodeKey(first), inodeKey(end), func(k, v []byte) (bool, error) {
+		n, err := decodeInode(Ino(u64(k[1:9])), v)
+		if err != nil {
+			return false, fmt.Errorf("inode %d: %w", u64(k[1:9]), err)
+		}
+		fn(n)
+		return true, nil
+	})
+}
+
 // PutInode writes an inode row.
 func (t *Tx) PutInode(n *Inode) { t.t.Set(inodeKey(n.Ino), encodeInode(n)) }
 

@@ -1,7 +1,7 @@
 package fusefs
 
 import (
-	"sync/atomic"
+	"sync"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -70,8 +70,8 @@ func (m *rawFS) dots(d *mount.DirHandle, offset uint64, add func(fuse.DirEntry) 
 // plusEntry is the size of an entry in a READDIRPLUS reply without its name: attributes, header.
 const plusEntry = 128 + 24
 
-// ReadDirPlus lists names with attributes, if the caller is likely to want them: the kernel asks this way for the first piece of every
-// listing, and attributes cost more than names. An entry without attributes (node id 0) is legal.
+// ReadDirPlus lists names with attributes, if the caller is likely to want them: attributes cost more than names, and a LOOKUP for
+// each entry costs more than both. An entry without attributes (node id 0) is legal.
 func (m *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	d := m.dir(in.Fh, in.NodeId)
 	if d == nil {
@@ -82,9 +82,8 @@ func (m *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 	if err != nil || !more {
 		return m.nodeStatus("readdir", in.NodeId, err)
 	}
-	// Behind the first piece the kernel asks for attributes because somebody has looked at entries of the first.
-	if in.Offset == 0 && !m.listers.wants(in.Pid, in.NodeId) {
-		err = d.Read(0, func(e mount.Dirent) bool { return add(dirEntry(&e)) })
+	if !m.listers.wants(in.Pid, in.NodeId, in.Offset == 0) {
+		err = d.Read(after(in.Offset), func(e mount.Dirent) bool { return add(dirEntry(&e)) })
 		return m.nodeStatus("readdir", in.NodeId, err)
 	}
 	m.interest.beginBlind()
@@ -101,51 +100,109 @@ func (m *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 	if err != nil {
 		return m.nodeStatus("readdir", in.NodeId, err)
 	}
+	m.withAttrs(d, in.Pid, batch, out)
+	return fuse.OK
+}
+
+// withAttrs answers with entries and their attributes.
+func (m *rawFS) withAttrs(d *mount.DirHandle, pid uint32, batch []mount.Dirent, out *fuse.DirEntryList) {
+	outs := make([]*fuse.EntryOut, 0, len(batch))
+	inos := make([]mount.Ino, 0, len(batch))
 	for i := range batch {
 		e := &batch[i]
 		eo := out.AddDirLookupEntry(dirEntry(e))
 		if eo == nil {
 			break
 		}
+		if e.Type != mount.Directory && m.listers.sample(pid, uint64(d.Ino())) {
+			continue
+		}
 		m.interest.entry(entryKey{d.Ino(), e.Name})
 		m.sess.Acquire(e.Ino, 1)
 		m.interest.learn(e.Ino) // before the attributes are read: who changes them afterwards has somebody to tell
-		a, err := d.Attr(e.Ino)
-		if err != nil { // gone meanwhile: the name alone
-			m.Forget(uint64(e.Ino), 1)
+		outs, inos = append(outs, eo), append(inos, e.Ino)
+	}
+	attrs := make([]mount.Attr, len(inos))
+	d.Attrs(inos, attrs)
+	for i := range attrs {
+		a := &attrs[i]
+		if a.Ino == 0 { // gone meanwhile: the name alone
+			m.Forget(uint64(inos[i]), 1)
 			continue
 		}
-		m.settled(&a)
-		fillEntry(eo, &a)
+		m.settled(a)
+		fillEntry(outs[i], a)
 	}
-	return fuse.OK
 }
 
-// listers guesses which processes want attributes with their listings: those that looked at an entry of the directory they listed
-// last. It is a small table in which collisions only cost a wrong guess.
-type listers [256]struct {
-	pid    atomic.Uint32
-	dir    atomic.Uint64
-	credit atomic.Int32 // listings still to be answered with attributes before it is tried without
+// listers guesses which processes want attributes with their listings: all, until one shows that it does not. Once the kernel has an
+// entry it asks no more, so a few entries of large directories are given without attributes, as samples. Who lists the next directory
+// and has looked at none of them wants names only, for a while. It is a small table in which collisions only cost a wrong guess.
+type listers [256]lister
+
+type lister struct {
+	mu      sync.Mutex
+	pid     uint32
+	dir     uint64 // listed last
+	given   int    // entries of it
+	samples int    // of these, samples
+	looked  bool   // at one of them
+	bare    int    // listings still to be answered without attributes
 }
 
-const listerCredit = 64
+const (
+	sampleEvery  = 128     // entries
+	bareListings = 32      // and then it is tried again
+	plusAtMost   = 1 << 15 // entries of one directory with attributes for who has not looked at a sample yet
+)
 
-// wants is asked when a process begins to list a directory.
-func (l *listers) wants(pid uint32, dir uint64) bool {
+func (l *listers) of(pid uint32) *lister {
 	s := &l[pid%uint32(len(l))]
-	if s.pid.Swap(pid) != pid {
-		s.credit.Store(0)
-	}
-	s.dir.Store(dir)
-	return s.credit.Load() > 0 && s.credit.Add(-1) >= 0
+	s.mu.Lock()
+	return s
 }
 
-// looked is told when a process looks at an entry.
+// wants is asked when a process lists a directory, from its start or further on.
+func (l *listers) wants(pid uint32, dir uint64, start bool) bool {
+	s := l.of(pid)
+	defer s.mu.Unlock()
+	if s.pid != pid {
+		s.pid, s.bare, s.samples = pid, 0, 0
+		start = true
+	}
+	if start || s.dir != dir {
+		switch {
+		case s.samples > 0 && !s.looked:
+			s.bare = bareListings
+		case s.bare > 0:
+			s.bare--
+		}
+		s.dir, s.given, s.samples, s.looked = dir, 0, 0, false
+	}
+	return s.bare == 0 && (s.given < plusAtMost || s.looked)
+}
+
+// sample is told of an entry that is given to a process, and says whether to leave out its attributes.
+func (l *listers) sample(pid uint32, dir uint64) bool {
+	s := l.of(pid)
+	defer s.mu.Unlock()
+	if s.pid != pid || s.dir != dir {
+		return false
+	}
+	s.given++
+	if s.given%sampleEvery != 0 {
+		return false
+	}
+	s.samples++
+	return true
+}
+
+// looked is told when a process looks at an entry that is no directory and that the kernel did not know.
 func (l *listers) looked(pid uint32, dir uint64) {
-	s := &l[pid%uint32(len(l))]
-	if s.dir.Load() == dir && s.pid.Load() == pid && s.credit.Load() < listerCredit/2 {
-		s.credit.Store(listerCredit)
+	s := l.of(pid)
+	defer s.mu.Unlock()
+	if s.pid == pid && s.dir == dir {
+		s.looked, s.bare = true, 0
 	}
 }
 

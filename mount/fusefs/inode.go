@@ -112,7 +112,6 @@ func (m *rawFS) settled(a *mount.Attr) {
 // Lookup finds a name. That there is none is an answer that the kernel keeps too.
 func (m *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	k := entryKey{mount.Ino(h.NodeId), name}
-	m.listers.looked(h.Pid, h.NodeId)
 	m.interest.beginBlind()
 	m.interest.asking(k)
 	defer func() {
@@ -127,6 +126,9 @@ func (m *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 			return fuse.OK
 		}
 		return s
+	}
+	if a.Type != mount.Directory {
+		m.listers.looked(h.Pid, h.NodeId)
 	}
 	m.entry(out, &a)
 	return fuse.OK

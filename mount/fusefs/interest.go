@@ -17,6 +17,7 @@ const (
 type interest struct {
 	now    func() int64 // ns, monotonic
 	shards [interestShards]interestShard
+	known  atomic.Int64 // entries on record, of all shards
 
 	// blind counts requests that may tell the kernel of inodes and entries that have no record yet.
 	blind   atomic.Int64
@@ -212,19 +213,20 @@ func (t *interest) fresh(ino mount.Ino) (since int64, fresh bool) {
 func (t *interest) asking(k entryKey) {
 	s := t.shard(k.parent)
 	s.mu.Lock()
-	r := s.entries[k]
+	r, ok := s.entries[k]
 	r.asking++
-	s.entries[k] = r
-	leave := s.tooMany()
+	leave := t.put(s, k, r, ok)
 	s.mu.Unlock()
 	if leave != nil {
 		t.evict(int(k.parent%interestShards), leave)
 	}
 }
 
-// tooMany picks entries that have to go. They stay on record until the kernel has forgotten them. mu is held.
-func (s *interestShard) tooMany() (leave []entryKey) {
-	if s.leaving || len(s.entries) <= maxEntries/interestShards {
+// put writes a record (had: there was one) and picks entries that have to go if there are too many of them now: of this shard, which
+// has most of them if one directory does. They stay on record until the kernel has forgotten them. s.mu is held.
+func (t *interest) put(s *interestShard, k entryKey, r entryRecord, had bool) (leave []entryKey) {
+	s.entries[k] = r
+	if had || t.known.Add(1) <= maxEntries || s.leaving {
 		return nil
 	}
 	s.leaving = true
@@ -247,9 +249,15 @@ func (t *interest) evicted(shard int, keys []entryKey, at int64) {
 	s.leaving = false
 	for _, k := range keys {
 		if r, ok := s.entries[k]; ok && r.asking == 0 && r.told < at-straggle {
-			delete(s.entries, k)
+			t.remove(s, k)
 		}
 	}
+}
+
+// remove takes an entry off the record that is on it; s.mu is held.
+func (t *interest) remove(s *interestShard, k entryKey) {
+	delete(s.entries, k)
+	t.known.Add(-1)
 }
 
 func (t *interest) told(k entryKey) {
@@ -267,10 +275,9 @@ func (t *interest) told(k entryKey) {
 func (t *interest) entry(k entryKey) {
 	s := t.shard(k.parent)
 	s.mu.Lock()
-	r := s.entries[k]
+	r, ok := s.entries[k]
 	r.told = t.now()
-	s.entries[k] = r
-	leave := s.tooMany()
+	leave := t.put(s, k, r, ok)
 	s.mu.Unlock()
 	if leave != nil {
 		t.evict(int(k.parent%interestShards), leave)
@@ -282,7 +289,7 @@ func (t *interest) dropped(k entryKey) {
 	s := t.shard(k.parent)
 	s.mu.Lock()
 	if r, ok := s.entries[k]; ok && r.asking == 0 {
-		delete(s.entries, k)
+		t.remove(s, k)
 	}
 	s.mu.Unlock()
 }
@@ -293,7 +300,7 @@ func (t *interest) entryChanged(k entryKey) bool {
 	s.mu.Lock()
 	r, ok := s.entries[k]
 	if ok && r.asking == 0 && t.now()-r.told >= straggle {
-		delete(s.entries, k)
+		t.remove(s, k)
 	}
 	s.mu.Unlock()
 	if !ok {
@@ -357,6 +364,7 @@ func (t *interest) drained(fn func(ino mount.Ino, lookups uint64)) {
 		s := &t.shards[i]
 		s.mu.Lock()
 		old := s.inodes
+		t.known.Add(-int64(len(s.entries)))
 		s.inodes, s.entries = map[mount.Ino]inodeRecord{}, map[entryKey]entryRecord{}
 		s.mu.Unlock()
 		for ino, r := range old {

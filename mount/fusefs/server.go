@@ -136,9 +136,9 @@ func (m *rawFS) fuseOptions() *fuse.MountOptions {
 		DisableSplice:            true,
 		Debug:                    m.opts.Debug,
 		Logger:                   log.New(slogWriter{m.log}, "", 0),
-		ExtraCapabilities:        fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT,
+		ExtraCapabilities:        fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ASYNC_DIO | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT,
 		EnableAcl:                m.opts.DefaultPermissions, // the kernel has no other way
-		DisabledCapabilities:     fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_PASSTHROUGH,
+		DisabledCapabilities:     fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_PASSTHROUGH,
 	}
 }
 
