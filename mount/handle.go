@@ -119,6 +119,43 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 	return f.ReadAt(p, off)
 }
 
+// Size is the file's length in bytes; 0 if the right is lost.
+func (h *Handle) Size() int64 {
+	f, err := h.begin()
+	if err != nil {
+		return 0
+	}
+	defer h.mu.RUnlock()
+	return f.Size()
+}
+
+// Show reads a file of exactly len(p) bytes into p and calls show. Until show returns, the content stays as it is on all mounts, and
+// the right that was looked at stands: who ends it finds the handle afterwards. Show does not wait: if the file has another size, or
+// content is being changed (of this file or, by chance, another), it returns false and nothing is shown. show may not use the volume.
+func (h *Handle) Show(p []byte, show func()) bool {
+	if !h.flags.Read {
+		return false
+	}
+	f, err := h.begin()
+	if err != nil {
+		return false
+	}
+	defer h.mu.RUnlock()
+	g := h.s.hub.growth(h.ino)
+	if !g.TryLock() {
+		return false
+	}
+	defer g.Unlock()
+	if f.Size() != int64(len(p)) {
+		return false
+	}
+	if n, err := f.ReadAt(p, 0); err != nil || n != len(p) {
+		return false
+	}
+	show()
+	return true
+}
+
 // WriteAt writes, and tells the other kernels.
 func (h *Handle) WriteAt(p []byte, off int64, killPriv bool) (int, error) {
 	if !h.flags.Write {
@@ -178,24 +215,25 @@ func (h *Handle) Truncate(size int64, killPriv bool) error {
 	if !h.flags.Write {
 		return ErrBadHandle
 	}
-	before, err := h.s.vol.Attr(h.ino)
-	if err != nil {
-		return err
-	}
 	f, err := h.begin()
 	if err != nil {
 		return err
 	}
+	g := h.s.hub.growth(h.ino)
+	g.RLock()
+	before := f.Size()
 	err = f.Truncate(size)
 	h.mu.RUnlock()
-	if err != nil {
-		return err
+	t := h.s.hub.tell(h.s)
+	if err == nil {
+		if killPriv {
+			h.s.killPriv(h.ino)
+		}
+		t.inode(h.ino, min(size, before), 0)
 	}
-	if killPriv {
-		h.s.killPriv(h.ino)
-	}
-	h.s.hub.InodeChanged(h.s, h.ino, min(size, int64(before.Size)), 0)
-	return nil
+	g.RUnlock()
+	t.done()
+	return err
 }
 
 // Punch makes a range read as zeros and gives its space back; the size stays.
@@ -207,12 +245,16 @@ func (h *Handle) Punch(off, n int64, killPriv bool) error {
 	if err != nil {
 		return err
 	}
+	g := h.s.hub.growth(h.ino)
+	g.RLock()
 	err = f.Punch(off, n)
 	h.mu.RUnlock()
+	var t telling
 	if err == nil {
-		t := h.wrote(off, n, killPriv)
-		t.done()
+		t = h.wrote(off, n, killPriv)
 	}
+	g.RUnlock()
+	t.done()
 	return err
 }
 

@@ -67,7 +67,8 @@ type Hub struct {
 	sessions atomic.Pointer[[]*Session]
 	opens    [64]openShard // who writes what
 
-	// growing is held for reading, by inode, from before content changes until the notifications about it are on their way: see Settled.
+	// growing is held for reading, by inode, from before content changes until the notifications about it are on their way: see Settled
+	// and Handle.Show.
 	growing [64]sync.RWMutex
 	locks   lockTable
 	waiting atomic.Int32 // operations that wait until other kernels have heard

@@ -355,18 +355,25 @@ func (s *Session) openEmptied(v *view, at stamp, c Caller, b *bucketView, ino In
 	}
 	defer dk.Wipe()
 	sealing.Explicit = now.Explicit
+	g := s.hub.growth(ino)
+	g.RLock()
 	file, err := s.vol.OpenFile(ino, nil, &fs.Truncation{Sealing: sealing, Key: dk})
+	t := s.hub.tell(s)
+	if err == nil {
+		if f.KillPriv {
+			s.killPriv(ino)
+		}
+		t.inode(ino, 0, 0)
+	}
+	g.RUnlock()
 	if err != nil {
 		return nil, err
-	}
-	if f.KillPriv {
-		s.killPriv(ino)
 	}
 	if now.Method != sealing.Method || now.KeyARN != sealing.KeyARN {
 		s.hub.Resealed()
 	}
 	h := s.newHandle(v, at, c, b, ino, f, file, sealing, true)
-	s.hub.InodeChanged(s, ino, 0, 0)
+	t.done()
 	return h, nil
 }
 

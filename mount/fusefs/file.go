@@ -97,10 +97,14 @@ func past(h *mount.Handle) bool { return h.Direct() || !h.Flags().Read }
 
 // Open opens a file.
 func (m *rawFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	h, err := m.sess.Open(caller(&in.InHeader), mount.Ino(in.NodeId), openFlags(in.Flags, in.Mode))
+	ino := mount.Ino(in.NodeId)
+	m.opens.enter(ino)
+	h, err := m.sess.Open(caller(&in.InHeader), ino, openFlags(in.Flags, in.Mode))
 	if err != nil {
+		m.opens.leave(ino)
 		return m.nodeStatus("open", in.NodeId, err)
 	}
+	m.preload(h, in.Flags)
 	m.opened(h, out)
 	return fuse.OK
 }
@@ -113,6 +117,7 @@ func (m *rawFS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *f
 		return m.status("create", in.NodeId, err)
 	}
 	m.interest.entry(entryKey{mount.Ino(in.NodeId), name})
+	m.opens.enter(a.Ino)
 	m.entry(&out.EntryOut, &a)
 	m.opened(h, &out.OpenOut)
 	return fuse.OK
@@ -124,6 +129,7 @@ func (m *rawFS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOu
 	if err != nil {
 		return m.status("tmpfile", in.NodeId, err)
 	}
+	m.opens.enter(a.Ino)
 	m.entry(&out.EntryOut, &a)
 	m.opened(h, &out.OpenOut)
 	return fuse.OK
@@ -236,6 +242,7 @@ func (m *rawFS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 // Release ends a handle.
 func (m *rawFS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if h := m.files.remove(in.Fh); h != nil {
+		defer m.opens.leave(h.Ino())
 		if err := h.Close(); err != nil {
 			m.log.Error("close", "inode", in.NodeId, "err", err)
 		}

@@ -364,14 +364,14 @@ type device struct {
 	fd int          // -1: closed
 }
 
-func (d *device) write(msg []byte) syscall.Errno {
+func (d *device) write(msg ...[]byte) syscall.Errno {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.fd < 0 {
 		return syscall.EBADF
 	}
 	for {
-		_, err := unix.Write(d.fd, msg)
+		_, err := unix.Writev(d.fd, msg)
 		var errno syscall.Errno
 		if err == nil || errors.As(err, &errno) && errno != syscall.EINTR {
 			return errno
@@ -394,6 +394,17 @@ func header(buf []byte, code int32) {
 	binary.NativeEndian.PutUint32(buf[0:], uint32(len(buf)))
 	binary.NativeEndian.PutUint32(buf[4:], uint32(code))
 	binary.NativeEndian.PutUint64(buf[8:], 0)
+}
+
+// store puts content into the kernel's cache, without a request for it.
+func (d *device) store(ino mount.Ino, off int64, content []byte) syscall.Errno {
+	var buf [outHeader + 24]byte
+	header(buf[:], -fuse.NOTIFY_STORE_CACHE)
+	binary.NativeEndian.PutUint32(buf[0:], uint32(len(buf)+len(content)))
+	binary.NativeEndian.PutUint64(buf[outHeader:], uint64(ino))
+	binary.NativeEndian.PutUint64(buf[outHeader+8:], uint64(off))
+	binary.NativeEndian.PutUint32(buf[outHeader+16:], uint32(len(content)))
+	return d.write(buf[:], content)
 }
 
 // inode makes the kernel forget attributes and, if off >= 0, pages up to end.

@@ -36,6 +36,7 @@ type rawFS struct {
 	dirs     table[mount.DirHandle]
 	listers  listers
 	reads    atomic.Uint64 // READs that came
+	opens    opens
 }
 
 // String implements fuse.RawFileSystem.
