@@ -37,8 +37,13 @@ func (m *rawFS) preload(h *mount.Handle, flags uint32) {
 	buf := storePool.Get().(*[]byte)
 	defer storePool.Put(buf)
 	p := (*buf)[:size]
-	m.interest.content(h.Ino(), 0, (size+blockSize-1)&^(blockSize-1)) // zeros behind the end are content too: they are in the last page
-	h.Show(p, func() { _ = m.fd.store(h.Ino(), 0, p) })               // where the kernel does not take it, it will ask
+	key := h.Key()
+	pages := (size + blockSize - 1) &^ (blockSize - 1) // zeros behind the end are content too: they are in the last page
+	m.interest.content(h.Ino(), 0, pages, key)
+	h.Show(p, func() { _ = m.fd.store(h.Ino(), 0, p) }) // where the kernel does not take it, it will ask
+	if now := h.Key(); now != key {                     // re-keyed meanwhile
+		m.interest.content(h.Ino(), 0, pages, now)
+	}
 	clear(p)
 }
 
