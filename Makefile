@@ -10,7 +10,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 SCRIPTS := .ci/run .ci/tools packaging/kmsfs.bash packaging/mount.kmsfs $(wildcard integration/*.sh integration/format1/*.sh integration/bench/*.sh integration/suites/*.sh)
 
-.PHONY: help build test unit race fips fuzz integration demo demo-down bench soak lint lint-go lint-shell tidy-check fmt clean tools
+.PHONY: help build test unit race fips fuzz integration demo demo-down bench bench-growth soak suites lint lint-go lint-shell tidy-check fmt clean tools
 
 help: ## this list
 	@echo 'kmsfs: directories with the encryption model of Amazon S3 and KMS'
@@ -50,9 +50,21 @@ bench: build ## kmsfs beside gocryptfs, a plain FUSE loopback and the bare disk;
 	@.ci/tools bench
 	@integration/bench/bench.sh
 
-soak: build ## random work by several principals with daemon kills in between, for MINUTES (10), then every fuzz target for SOAKFUZZ (30m)
+soak: build ## hours: kills under load and the model test for MINUTES (10) each, every suite, growth, fuzzing for SOAKFUZZ (30m)
+	@.ci/tools soak
 	@integration/soak.sh $${MINUTES:-10}
+	KMSFS_MODEL_TIME=$${MINUTES:-10}m $(GO) test -count=1 -timeout 0 ./integration/model
+	@integration/suites.sh
+	@integration/bench/growth.sh
 	@integration/fuzz.sh $${SOAKFUZZ:-30m}
+
+suites: build ## fio, stress-ng, dbench, git's, SQLite's and libfuse's own tests at full length; ONLY="git sqlite" picks some
+	@.ci/tools soak
+	@integration/suites.sh $(ONLY)
+
+bench-growth: build ## rates, mount, memory and room with 1,000,000 files and a big file written at random
+	@.ci/tools bench
+	@integration/bench/growth.sh
 
 lint: lint-shell tidy-check lint-go ## formatting, vet, linters, tidy go.mod, shell scripts
 

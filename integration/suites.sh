@@ -5,6 +5,6 @@ KMSFS=${KMSFS:-$(cd "$(dirname "$0")/.." && pwd)/bin/kmsfs}
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 . "$here/suites/common.sh"
-[ $# -gt 0 ] || set -- syscalls fio stress dbench sqlite git
+[ $# -gt 0 ] || set -- syscalls fio stress dbench pjdfstest sqlite git
 export LONG=1
 run_suites "$@"
