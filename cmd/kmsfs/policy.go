@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -31,19 +32,26 @@ Example:
 				Action: policySimulate,
 			},
 			{
-				Name: "check", Usage: "check that a policy is well formed", ArgsUsage: "FILE|-",
-				Description: `The kind is guessed unless it is given: a policy with a Principal is a key policy or, when it speaks
-of s3 actions, a bucket policy.
+				Name: "check", Usage: "find mistakes in a policy before it is put", ArgsUsage: "FILE|-",
+				Description: `It finds what is malformed, actions that do not exist, statements that can have no effect, principals
+that do not exist, and a key policy by which its author, or everybody, could not change it again. The exit status is 1
+if something was found. The kind is guessed unless it is given: a policy with a Principal is a key policy or, when it
+speaks of s3 actions, a bucket policy. Without a store principals are not looked up.
 
-Example:
-   kmsfs policy check policy.json --kind key`,
-				Flags:  []cli.Flag{&cli.StringFlag{Name: "kind", Usage: "`KIND` of policy: identity, key or bucket", DefaultText: "guessed"}},
+Examples:
+   kmsfs policy check policy.json --kind key
+   kmsfs policy check key-policy.json --key alias/my-key`,
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "kind", Usage: "`KIND` of policy: identity, key or bucket", DefaultText: "guessed"},
+					&cli.StringFlag{Name: "key", Usage: "the `KEY` that the key policy is for"},
+				},
 				Action: policyCheck,
 			},
 			{
 				Name: "diff", Usage: "show who gains and who loses by a new key policy", ArgsUsage: "KEY FILE|-",
 				Description: `For every principal of the store: which key operations the new policy would allow that the present
-one does not, and the reverse. Nothing is changed.
+one does not, and the reverse, and how many of the files under the key he could read then and cannot now, and the
+reverse, by all policies and grants that there are. Nothing is changed.
 
 Example:
    kmsfs policy diff alias/my-key new-policy.json`,
@@ -52,8 +60,6 @@ Example:
 		},
 	}
 }
-
-var policyKinds = map[string]policy.Kind{"identity": policy.IdentityPolicy, "key": policy.KeyPolicy, "bucket": policy.BucketPolicy}
 
 func policyCheck(c *cli.Context) error {
 	args, err := arguments(c, 1, 1)
@@ -68,16 +74,42 @@ func policyCheck(c *cli.Context) error {
 	if name == "" {
 		name = guessKind(text)
 	}
-	kind, ok := policyKinds[name]
+	kind, ok := host.PolicyKinds()[name]
 	if !ok {
 		return usage("unknown kind of policy %q: identity, key or bucket", name)
 	}
-	if _, err := policy.Parse(kind, []byte(text)); err != nil {
+	found, err := policy.Check(kind, []byte(text))
+	if err != nil {
 		return fmt.Errorf("%s: malformed %s policy: %w", args[0], name, err)
 	}
-	return show(c, map[string]any{"ok": true, "kind": name}, func(w io.Writer) {
-		fmt.Fprintf(w, "%s: a well-formed %s policy\n", args[0], name)
-	})
+	r := host.PolicyCheckResult{OK: len(found) == 0, Kind: name, Findings: append([]policy.Finding{}, found...)}
+	if err := call(c, host.CmdPolicyCheck, host.PolicyCheckArgs{Kind: name, Text: text, Key: c.String("key")}, &r); err != nil {
+		if c.Err() != nil {
+			return err
+		}
+		note(c, "the principals that it names were not looked up: %s", err)
+	}
+	if err := show(c, r, func(w io.Writer) {
+		for _, f := range r.Findings {
+			at := args[0]
+			if f.Statement > 0 {
+				at += fmt.Sprintf(", statement %d", f.Statement)
+			}
+			if f.Sid != "" {
+				at += " " + strconv.Quote(f.Sid)
+			}
+			fmt.Fprintf(w, "%s: %s: %s\n", at, f.Level, oneLine(f.Problem))
+		}
+		if r.OK {
+			fmt.Fprintf(w, "%s: a well-formed %s policy\n", args[0], name)
+		}
+	}); err != nil {
+		return err
+	}
+	if !r.OK {
+		return fmt.Errorf("%d findings in %s", len(r.Findings), args[0])
+	}
+	return nil
 }
 
 func guessKind(text string) string {
@@ -106,20 +138,28 @@ func policyDiff(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	changes := []host.PolicyChange{}
-	if err := call(c, host.CmdPolicyDiff, host.PolicyDiffArgs{Key: args[0], Text: doc.Text}, &changes); err != nil {
+	var d host.PolicyDiff
+	if err := call(c, host.CmdPolicyDiff, host.PolicyDiffArgs{Key: args[0], Text: doc.Text}, &d); err != nil {
 		return err
 	}
-	return show(c, changes, func(w io.Writer) {
-		if len(changes) == 0 {
+	return show(c, d, func(w io.Writer) {
+		if len(d.Changes)+len(d.Access) == 0 {
 			fmt.Fprintln(w, "nobody gains or loses a right")
 		}
-		for _, ch := range changes {
+		for _, ch := range d.Changes {
 			sign := "-"
 			if ch.Now {
 				sign = "+"
 			}
 			fmt.Fprintf(w, "%s %s %s\n", sign, ch.Principal, ch.Action)
+		}
+		for _, a := range d.Access {
+			if a.Gained > 0 {
+				fmt.Fprintf(w, "+ %s can read %d of %d files more\n", a.Principal, a.Gained, d.Files)
+			}
+			if a.Lost > 0 {
+				fmt.Fprintf(w, "- %s cannot read %d of %d files any more\n", a.Principal, a.Lost, d.Files)
+			}
 		}
 	})
 }

@@ -12,8 +12,8 @@ import (
 func cmdWhy() *cli.Command {
 	return &cli.Command{
 		Name: "why", Category: catLook, Usage: "say why an operation is allowed or refused", ArgsUsage: "PATH",
-		Description: `Every gate is shown with the policy and statement that decided. Asking about another principal
-needs iam:SimulatePrincipalPolicy. PATH is bucket/key or a path on a mount.
+		Description: `Every gate is shown with the policy and statement that decided and, where it refuses, what would have
+to change. Asking about another principal needs iam:SimulatePrincipalPolicy. PATH is bucket/key or a path on a mount.
 
 Example:
    kmsfs why reports/q1.csv --principal bob --op read`,
@@ -58,6 +58,13 @@ func why(c *cli.Context) error {
 			fmt.Fprintf(w, "  %s %s on %s\n      %s\n", mark, g.Action, oneLine(g.Resource), oneLine(g.Reason))
 			if g.Policy != "" {
 				fmt.Fprintf(w, "      policy %s, statement %d %s\n", g.Policy, g.Statement, oneLine(g.Sid))
+			}
+			for i, way := range g.Change {
+				lead := "to change that:"
+				if i > 0 {
+					lead = "            or:"
+				}
+				fmt.Fprintf(w, "      %s %s\n", lead, oneLine(way))
 			}
 		}
 		if r.Note != "" {

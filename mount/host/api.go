@@ -3,6 +3,8 @@ package host
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
 // The commands that Dispatch knows. The command line uses the same names.
@@ -51,7 +53,8 @@ const (
 	CmdPrincipalAttach = "principal.attach"
 	CmdPrincipalDetach = "principal.detach"
 
-	CmdPolicyDiff = "policy.diff"
+	CmdPolicyDiff  = "policy.diff"
+	CmdPolicyCheck = "policy.check"
 
 	CmdWhy  = "why"
 	CmdStat = "stat"
@@ -390,6 +393,9 @@ type WhyGate struct {
 	Sid       string `json:"sid,omitempty"`
 	Statement int    `json:"statement,omitempty"`
 	Reason    string `json:"reason"`
+	// Change is what would have to change, of a refusal: each line by itself
+	// takes it away, and names the command.
+	Change []string `json:"change,omitempty"`
 }
 
 // StatArgs name files.
@@ -468,4 +474,43 @@ type PolicyChange struct {
 	Action    string `json:"action"`
 	Now       bool   `json:"allowed"`
 	Reason    string `json:"reason"`
+}
+
+// PolicyDiff is what a new key policy would change: rights, and the files that
+// somebody can read or not any more.
+type PolicyDiff struct {
+	Key     string         `json:"key"` // ARN
+	Changes []PolicyChange `json:"changes"`
+	Files   int            `json:"files"` // under the key
+	Access  []FileAccess   `json:"access"`
+}
+
+// FileAccess counts the files under a key that a principal may read now, and
+// those that he gains and loses. Both gates count: s3:GetObject and kms:Decrypt.
+type FileAccess struct {
+	Principal string `json:"principal"`
+	Before    int    `json:"before"`
+	Gained    int    `json:"gained"`
+	Lost      int    `json:"lost"`
+}
+
+// PolicyCheckArgs have a document looked through. Key is the key that a key
+// policy is meant for, if it exists already.
+type PolicyCheckArgs struct {
+	Kind string `json:"kind"` // identity, key, bucket
+	Text string `json:"text"`
+	Key  string `json:"key,omitempty"`
+}
+
+// PolicyCheckResult is what was found.
+type PolicyCheckResult struct {
+	OK       bool             `json:"ok"`
+	Kind     string           `json:"kind"`
+	Findings []policy.Finding `json:"findings"`
+	Store    bool             `json:"store"` // principals were looked up, and the lockout of the caller
+}
+
+// PolicyKinds are the kinds of policies by their names.
+func PolicyKinds() map[string]policy.Kind {
+	return map[string]policy.Kind{"identity": policy.IdentityPolicy, "key": policy.KeyPolicy, "bucket": policy.BucketPolicy}
 }

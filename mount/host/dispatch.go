@@ -89,9 +89,10 @@ func (d *Daemon) commands() map[string]command {
 		CmdPrincipalAttach: {asPrincipal, with((*call).principalAttach)},
 		CmdPrincipalDetach: {asPrincipal, with((*call).principalDetach)},
 
-		CmdPolicyDiff: {asPrincipal, with((*call).policyDiff)},
-		CmdWhy:        {asPrincipal, with((*call).why)},
-		CmdStat:       {asPrincipal, with((*call).stat)},
+		CmdPolicyDiff:  {asPrincipal, with((*call).policyDiff)},
+		CmdPolicyCheck: {asPrincipal, with((*call).policyCheck)},
+		CmdWhy:         {asPrincipal, with((*call).why)},
+		CmdStat:        {asPrincipal, with((*call).stat)},
 
 		CmdAuditQuery:  {asPrincipal, with((*call).auditQuery)},
 		CmdAuditTail:   {asPrincipal, with((*call).auditTail)},

@@ -88,6 +88,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{CmdPrincipalDelete, NameArgs{"dave"}, nil, everyone},
 
 		{CmdPolicyDiff, PolicyDiffArgs{"alias/my-key", keyPolicy}, []uint32{uidPower}, except(uidPower)},
+		{CmdPolicyCheck, PolicyCheckArgs{Kind: "key", Text: keyPolicy}, []uint32{uidPower}, except(uidPower)},
 		{CmdWhy, WhyArgs{Path: f, Op: "read", Principal: "admin"}, nil, everyone},
 		{CmdAuditQuery, AuditArgs{}, []uint32{uidAuditor}, except(uidAuditor)},
 		{CmdAuditTail, AuditArgs{Last: 3}, []uint32{uidAuditor}, except(uidAuditor)},

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/kmsfs/kmsfs/principals"
 	"github.com/kmsfs/kmsfs/principals/policy"
@@ -172,63 +171,4 @@ func (c *call) after(name string, err error) (any, error) {
 		return nil, nil
 	}
 	return principalInfo(p), err
-}
-
-// keyActions are the operations that policy diff compares.
-var keyActions = []string{
-	"kms:Decrypt", "kms:DescribeKey", "kms:DisableKey", "kms:EnableKey", "kms:Encrypt", "kms:GenerateDataKey", "kms:GetKeyPolicy",
-	"kms:PutKeyPolicy", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:RotateKeyOnDemand", "kms:ScheduleKeyDeletion", "kms:CreateGrant",
-	"kms:RevokeGrant",
-}
-
-// policyDiff needs the right to read the key's policy and to list users. Use
-// of the key is judged as the file system uses it, through S3.
-func (c *call) policyDiff(a PolicyDiffArgs) (any, error) {
-	arn, err := c.key(a.Key)
-	if err != nil {
-		return nil, err
-	}
-	text, err := c.d.cfg.Keystore.GetKeyPolicy(c.keys(), arn)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.allowed("iam:ListUsers", "arn:aws:iam::"+c.d.cfg.Info.Account+":user/", nil); err != nil {
-		return nil, err
-	}
-	before, err := policy.Parse(policy.KeyPolicy, text)
-	if err != nil {
-		return nil, err
-	}
-	after, err := policy.Parse(policy.KeyPolicy, []byte(a.Text))
-	if err != nil {
-		return nil, err
-	}
-	out := []PolicyChange{}
-	viaS3 := policy.MapKeys{}
-	viaS3.Add("kms:ViaService", "s3."+c.d.cfg.Info.Region+".amazonaws.com")
-	for _, p := range c.d.cfg.Principals.List() {
-		who, err := c.d.cfg.Principals.Identity(p.Name)
-		if err != nil {
-			continue
-		}
-		for _, action := range slices.Sorted(slices.Values(keyActions)) {
-			req := &policy.Request{Action: action, Resource: arn, Clock: c.d.cfg.Clock}
-			if useAction(action) {
-				req.Keys = viaS3
-			}
-			old, now := policy.DecideKMS(who, req, before, nil), policy.DecideKMS(who, req, after, nil)
-			if old.Allowed() != now.Allowed() {
-				out = append(out, PolicyChange{Principal: p.Name, Action: action, Now: now.Allowed(), Reason: now.Reason()})
-			}
-		}
-	}
-	return out, nil
-}
-
-func useAction(action string) bool {
-	switch action {
-	case "kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo":
-		return true
-	}
-	return false
 }

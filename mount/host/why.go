@@ -1,7 +1,6 @@
 package host
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -162,6 +161,9 @@ func (e *evaluation) add(action, resource string, d policy.Decision, err error) 
 	if errors.As(err, &refused) {
 		g.Reason = kmsMessage(refused)
 	}
+	if !g.Allowed {
+		g.Change = e.change(action, resource, d, refused)
+	}
 	e.result.Gates = append(e.result.Gates, g)
 }
 
@@ -180,35 +182,20 @@ func (e *evaluation) kmsOf(ino mount.Ino, action string) error {
 
 // kmsOfDefault asks about the key that a new file in dir would get.
 func (e *evaluation) kmsOfDefault(dir mount.Ino) error {
-	value := ""
-	if d, err := e.c.d.cfg.Volume.Default(dir); err == nil {
-		value = d.Value
+	key, ctx, err := e.session.Birth(dir, e.key)
+	if err != nil {
+		return err
 	}
-	if value == "" {
-		var conf struct {
-			Rules []struct {
-				Apply struct{ SSEAlgorithm, KMSMasterKeyID string } `json:"ApplyServerSideEncryptionByDefault"`
-			}
-		}
-		if json.Unmarshal([]byte(e.bucket.Encryption), &conf) == nil && len(conf.Rules) == 1 {
-			value = strings.TrimSuffix(conf.Rules[0].Apply.SSEAlgorithm+":"+conf.Rules[0].Apply.KMSMasterKeyID, ":")
-		}
-	}
-	value, _, _ = strings.Cut(value, ";")
-	key, isKMS := strings.CutPrefix(value, "aws:kms")
-	if !isKMS {
+	if key == "" {
 		e.note("a new file here is under SSE-S3: no KMS key is asked")
 		return nil
 	}
-	key = strings.TrimPrefix(key, ":")
-	if key == "" {
-		arn, err := e.c.d.cfg.Keystore.ManagedS3Key()
-		if err != nil {
+	if key == "alias/aws/s3" { // made at first need
+		if key, err = e.c.d.cfg.Keystore.ManagedS3Key(); err != nil {
 			return err
 		}
-		key = arn
 	}
-	return e.kms("kms:GenerateDataKey", key, crypto.Context{"aws:s3:arn": "arn:aws:s3:::" + e.bucket.Name + "/" + mount.EncodeKey(e.key)})
+	return e.kms("kms:GenerateDataKey", key, ctx)
 }
 
 func (e *evaluation) kms(action, key string, ctx crypto.Context) error {

@@ -35,6 +35,9 @@ func FuzzParse(f *testing.F) {
 		if string(d.Text()) != text {
 			t.Fatal("text changed")
 		}
+		if _, err := Check(Kind(kind%3), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
 		if got := d.Shown(nil); string(got) != text {
 			t.Fatalf("shown as %q", got)
 		}
