@@ -27,8 +27,8 @@ type WrappedKey []byte
 
 // DataKey is a secret of KeySize bytes. The zero value is a wiped key. Methods
 // may be called concurrently, with one exception that no lock could mend:
-// whoever calls Wipe must know that nobody still uses what Expose returned.
-// Holders with a life of their own therefore take a Clone.
+// whoever calls Wipe must know that nobody still uses what Expose returned,
+// for another key may have its place from then on. Holders with a life of their own therefore take a Clone.
 type DataKey struct {
 	// The secret sits in a closure. In an unexported field of somebody's struct
 	// fmt calls no methods and, given a verb that does not fit, follows
@@ -38,12 +38,14 @@ type DataKey struct {
 }
 
 type secret struct {
-	wiped atomic.Bool
-	b     [KeySize]byte
+	wiped  atomic.Bool
+	b      *[KeySize]byte // in the arena
+	inside bool
 }
 
 func newKey() (*DataKey, *secret) {
 	s := new(secret)
+	s.b, s.inside = keys.take()
 	return &DataKey{open: func() *secret { return s }}, s
 }
 
@@ -66,7 +68,7 @@ func DataKeyFromBytes(b []byte) (*DataKey, error) {
 	return k, nil
 }
 
-// Expose returns the key's own bytes, valid until Wipe. The caller neither
+// Expose returns the key's own bytes, in locked memory, valid until Wipe. The caller neither
 // keeps, prints, copies nor changes them. It panics if the key is wiped.
 func (k *DataKey) Expose() []byte {
 	if k == nil || k.open == nil {
@@ -93,6 +95,7 @@ func (k *DataKey) Wipe() {
 	}
 	if s := k.open(); !s.wiped.Swap(true) {
 		wipe(s.b[:])
+		keys.give(s.b, s.inside)
 	}
 }
 

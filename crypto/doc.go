@@ -5,10 +5,11 @@
 // under every fmt verb and in slog, refuses to be marshalled by encoding/json,
 // encoding/gob, encoding/xml and anything that asks for text or binary, and
 // cannot be compared with ==. The bytes leave only through Expose, so that
-// `grep Expose` lists every place that touches them. Wipe overwrites them; what
-// the standard library keeps in an expanded AES key schedule, and what the
-// garbage collector has not reused yet, is beyond Wipe's reach. Processes that
-// hold keys should therefore refuse to dump core.
+// `grep Expose` lists every place that touches them. They lie in locked memory
+// outside Go's heap (arena.go), and Wipe overwrites them at once. What the
+// standard library makes of them, HMAC states and expanded AES key schedules, is
+// on the heap until the garbage collector frees it; processes that hold keys
+// should let it overwrite what it frees, and refuse to dump core.
 //
 // A Context is the encryption context of S3 and KMS: a set of name and value
 // pairs that is bound to a ciphertext as associated data. Its canonical

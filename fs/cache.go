@@ -111,11 +111,23 @@ func (c *inodeCache) release(n *inode) {
 		return
 	}
 	c.idle.pushBack(n)
-	for c.idle.len > c.max {
+	c.evict(c.max)
+}
+
+// evict keeps at most n inodes that nobody uses; mu is held.
+func (c *inodeCache) evict(n int) {
+	for c.idle.len > n {
 		old := c.idle.oldest
 		c.idle.remove(old)
 		delete(c.table, old.ino)
 	}
+}
+
+// DropCaches forgets the names and attributes of inodes that nobody uses.
+func (v *Volume) DropCaches() {
+	v.cache.mu.Lock()
+	defer v.cache.mu.Unlock()
+	v.cache.evict(0)
 }
 
 // idleList lists the inodes that nobody has pinned, the longest unused first. Its links are in the inodes, since each use of an

@@ -20,6 +20,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/keystore/rootkey"
 	"github.com/kmsfs/kmsfs/mount/control"
 	"github.com/kmsfs/kmsfs/mount/host"
@@ -68,6 +69,9 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 		told = true
 	}
 	defer func() { tell(err) }()
+	if err := overwriteFreed(c); err != nil {
+		return err
+	}
 	if err := host.Harden(); err != nil {
 		return err
 	}
@@ -124,6 +128,32 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	return serveCalls(c.Context, socket, ln, d, log, o.then, tell)
 }
 
+// clobber is the runtime's setting by which the garbage collector overwrites
+// what it frees: plaintext, and what the standard library makes of keys.
+const clobber = "clobberfree=1"
+
+// overwriteFreed starts this program anew in this very process if it runs
+// without that setting, which is read at a program's start and never again.
+func overwriteFreed(c *cli.Context) error {
+	if c.App.Metadata[isProgram] == nil || strings.Contains(os.Getenv("GODEBUG"), clobber) {
+		return nil
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		exe = "/proc/self/exe"
+	}
+	return fmt.Errorf("start anew: %w", syscall.Exec(exe, os.Args, clobbering()))
+}
+
+// clobbering is this process's environment with the setting.
+func clobbering() []string {
+	set := clobber
+	if old := os.Getenv("GODEBUG"); old != "" {
+		set = old + "," + clobber
+	}
+	return append(os.Environ(), "GODEBUG="+set) // the last one counts
+}
+
 // confine gives up what serving does not take. From here on nothing outside
 // the store can be opened, and no program started.
 func confine(c *cli.Context, s *store, log *slog.Logger) error {
@@ -136,6 +166,9 @@ func confine(c *cli.Context, s *store, log *slog.Logger) error {
 		return &hinted{err, "--no-sandbox serves without it", exitFailed}
 	}
 	host.LogConfinement(log, is)
+	if !crypto.LockedMemory() {
+		log.Warn("the memory of keys is not locked: it may be swapped out (see RLIMIT_MEMLOCK, ulimit -l)")
+	}
 	return nil
 }
 
@@ -261,7 +294,7 @@ func spawn(c *cli.Context, dir string, persistent bool) error {
 	}
 	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // it outlives this process
 	cmd.Args[0] = "kmsfs"
-	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", clobbering(), log, log
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()

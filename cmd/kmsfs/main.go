@@ -17,11 +17,15 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/urfave/cli/v2"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	code := run(ctx, os.Args, streams{os.Stdin, os.Stdout, os.Stderr})
+	app := newApp(streams{os.Stdin, os.Stdout, os.Stderr})
+	app.Metadata = map[string]any{isProgram: true}
+	code := runApp(ctx, app, os.Args)
 	stop()
 	os.Exit(code)
 }
@@ -32,9 +36,13 @@ type streams struct {
 	out, err io.Writer
 }
 
+// isProgram is an app's metadata that says: this process is the program itself, and no test of it.
+const isProgram = "program"
+
 // run is the whole program: it returns the exit status.
-func run(ctx context.Context, args []string, s streams) int {
-	app := newApp(s)
+func run(ctx context.Context, args []string, s streams) int { return runApp(ctx, newApp(s), args) }
+
+func runApp(ctx context.Context, app *cli.App, args []string) int {
 	args, err := reorder(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, args)
@@ -42,5 +50,5 @@ func run(ctx context.Context, args []string, s streams) int {
 	if err == nil {
 		return exitOK
 	}
-	return report(ctx, s.err, err)
+	return report(ctx, app.ErrWriter, err)
 }

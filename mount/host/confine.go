@@ -48,6 +48,9 @@ var ErrNotConfined = errors.New("cannot confine the daemon")
 // process's user.
 func Confine(dir string) (Confinement, error) {
 	var c Confinement
+	if os.Geteuid() == 0 { // keys are locked in memory, which root may do without limit and others by this one
+		_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	}
 	if err := dropCapabilities(nil); err != nil {
 		return c, fmt.Errorf("%w: capabilities: %w", ErrNotConfined, err)
 	}

@@ -83,6 +83,7 @@ type Daemon struct {
 	mounts  map[string]*mounted // by directory; nil while it is being made
 	pending int                 // mount commands under way
 	ending  bool
+	tidying *time.Timer // set while a tidying is due
 }
 
 // New makes a Daemon.
@@ -106,6 +107,11 @@ func (d *Daemon) stop() { d.leave.Do(func() { close(d.done) }) }
 func (d *Daemon) Shutdown(ctx context.Context) error {
 	d.stop()
 	err := d.unmountAll(ctx)
+	d.mu.Lock()
+	if d.tidying != nil {
+		d.tidying.Stop()
+	}
+	d.mu.Unlock()
 	d.hub.Close()
 	return err
 }

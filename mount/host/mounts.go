@@ -215,6 +215,7 @@ func (d *Daemon) watch(dir string, m *mounted) {
 	delete(d.mounts, dir)
 	close(m.gone)
 	d.endIfUnused()
+	d.tidySoon()
 	d.mu.Unlock()
 }
 
