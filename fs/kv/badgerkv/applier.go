@@ -125,7 +125,7 @@ func (s *Store) cycle() error {
 	if err := s.move(o); err != nil {
 		return err
 	}
-	if err := s.syncBadger(); err != nil {
+	if err := s.settleBadger(); err != nil {
 		return err
 	}
 	s.redo.Cut(o.last)

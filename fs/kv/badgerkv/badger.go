@@ -16,9 +16,12 @@ import (
 )
 
 // openBadger opens Badger in managed mode: we choose the versions, which are the numbers of our commits.
-func openBadger(dir string, opt Options) (db *badger.DB, err error) {
+func openBadger(dir string, inv inventory, opt Options) (db *badger.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer guard("open", &err)
+	if err := checkInventory(dir, inv); err != nil {
+		return nil, err
+	}
 	if err := checkTables(dir, opt.Logger); err != nil {
 		return nil, err
 	}

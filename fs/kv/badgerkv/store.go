@@ -27,6 +27,8 @@ type Store struct {
 	room      room
 	syncPath  func(path string) error
 
+	inventories uint64 // that were taken; used by who moves rows
+
 	commit sync.Mutex // held by the one commit at a time, and while the active overlay is changed for another
 
 	mu      sync.RWMutex  // guards the fields below, and what is in the active overlay
@@ -75,7 +77,12 @@ func Open(dir string, opt Options) (*Store, error) {
 	}
 	s.room.limit = opt.Overlay
 	s.room.changed = sync.NewCond(&s.room.mu)
-	if s.db, err = openBadger(s.badgerDir, opt); err != nil {
+	inv, err := readInventory(s.badgerDir, opt.Logger)
+	if err != nil {
+		return nil, err
+	}
+	s.inventories = inv.Number
+	if s.db, err = openBadger(s.badgerDir, inv, opt); err != nil {
 		return nil, err
 	}
 	if err := s.recover(filepath.Join(dir, "redo")); err != nil {
@@ -181,7 +188,7 @@ func (s *Store) replay(last uint64, known bool) error {
 			return err
 		}
 	}
-	if err := s.syncBadger(); err != nil {
+	if err := s.settleBadger(); err != nil {
 		return err
 	}
 	s.redo.Cut(s.gen.base)
@@ -384,7 +391,7 @@ func (s *Store) Close() error {
 		err = fmt.Errorf("badgerkv: close badger: %w", e)
 	}
 	if err == nil && empty {
-		if err = s.syncBadger(); err == nil {
+		if err = s.settleBadger(); err == nil {
 			err = s.redo.Clean()
 		}
 	}

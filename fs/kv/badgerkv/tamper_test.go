@@ -2,12 +2,18 @@ package badgerkv
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/pb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/kv"
@@ -156,4 +162,154 @@ func TestTableBeingWritten(t *testing.T) {
 	if _, err := Open(dir, Options{Logger: quiet()}); !errors.Is(err, kv.ErrCorrupt) {
 		t.Errorf("without a table: %v", err)
 	}
+}
+
+// TestInventory cuts the manifest at every record, puts earlier ones back, and spoils and removes the log of the memory table, of a
+// store that was left as a crash leaves it: each is noticed.
+func TestInventory(t *testing.T) {
+	dir := t.TempDir()
+	opt := tiny()
+	opt.Logger = quiet()
+	manifest := filepath.Join(dir, "db", badger.ManifestFilename)
+	var earlier [][]byte
+	for i := range 3 { // each Close makes a table
+		s := openTest(t, dir, opt)
+		set(t, s, "all", fmt.Sprint(i))
+		set(t, s, fmt.Sprint(i), "x")
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		earlier = append(earlier, b)
+	}
+	s := openTest(t, dir, opt)
+	for i := range 200 {
+		set(t, s, fmt.Sprint("row", i), string(make([]byte, 500)))
+	}
+	if err := s.cycle(); err != nil {
+		t.Fatal(err)
+	}
+	close(s.quit)
+	<-s.applierDone
+	left := t.TempDir()
+	copyTo := func(to, from string) {
+		if err := errors.Join(os.RemoveAll(to), os.CopyFS(to, os.DirFS(from))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copyTo(left, dir)
+	_ = s.db.Close()
+	_ = s.redo.Close()
+
+	logs, err := filepath.Glob(filepath.Join(left, "db", "*.mem"))
+	if err != nil || len(logs) != 1 {
+		t.Fatal(logs, err)
+	}
+	mem := filepath.Join(dir, "db", filepath.Base(logs[0]))
+	now, err := os.ReadFile(filepath.Join(left, "db", badger.ManifestFilename))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opens := func(what string, spoil func() error) error {
+		t.Helper()
+		copyTo(dir, left)
+		if err := spoil(); err != nil {
+			t.Fatal(what, err)
+		}
+		s, err := Open(dir, opt)
+		if err == nil {
+			for i := range 200 {
+				if _, err := get(s, fmt.Sprint("row", i)); err != nil {
+					t.Errorf("%s: row %d: %v", what, i, err)
+				}
+			}
+			err = s.Close()
+		}
+		return err
+	}
+	for range 3 { // as it is; and again after what that start did
+		if err := opens("as it is", func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(what string, spoil func() error) {
+		t.Helper()
+		if err := opens(what, spoil); !errors.Is(err, kv.ErrCorrupt) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	ends := []int64{0, manifestHeader}
+	for end := range manifestChanges(now, manifestHeader) {
+		ends = append(ends, end)
+	}
+	for _, end := range ends[:len(ends)-1] {
+		refused(fmt.Sprint("manifest cut at ", end), func() error { return os.Truncate(manifest, end) })
+	}
+	for i, b := range earlier[:2] {
+		refused(fmt.Sprint("manifest of time ", i), func() error { return os.WriteFile(manifest, b, 0o600) })
+	}
+	refused("without a manifest", func() error { return os.Remove(manifest) })
+	refused("without the log", func() error { return os.Remove(mem) })
+	refused("the log cut", func() error { return os.Truncate(mem, 3000) })
+	refused("the log changed", func() error {
+		b, err := os.ReadFile(mem)
+		if err == nil {
+			b[2000] ^= 1
+			err = os.WriteFile(mem, b, 0o600)
+		}
+		return err
+	})
+	// Without the inventory there is nothing to compare, and nothing lost.
+	inventory := filepath.Join(dir, "db", inventoryName)
+	if err := opens("without the inventory", func() error { return os.Remove(inventory) }); err != nil {
+		t.Error(err)
+	}
+	if err := opens("with a damaged inventory", func() error { return os.WriteFile(inventory, make([]byte, 5000), 0o600) }); err != nil {
+		t.Error(err)
+	}
+	// A manifest that Badger wrote anew is one that begins with tables, some of them new.
+	inv := inventory0(t, filepath.Join(left, "db"))
+	for _, c := range []struct {
+		maxTable uint64
+		want     bool
+	}{{0, true}, {1 << 40, false}} {
+		x := inv
+		x.Manifest.CRC++
+		x.MaxTable = c.maxTable
+		if _, rewritten, err := x.grown(rewritten(t, now)); rewritten != c.want || (err == nil) != c.want {
+			t.Errorf("a manifest written anew, tables up to %d before: %v, %v", c.maxTable, rewritten, err)
+		}
+	}
+}
+
+func inventory0(t *testing.T, dir string) inventory {
+	t.Helper()
+	inv, err := readInventory(dir, quiet())
+	if err != nil || inv.Number == 0 {
+		t.Fatal(inv, err)
+	}
+	return inv
+}
+
+// rewritten makes a manifest file as Badger writes it anew: all that is left in one record.
+func rewritten(t *testing.T, manifest []byte) string {
+	t.Helper()
+	var all pb.ManifestChangeSet
+	for _, c := range manifestChanges(manifest, manifestHeader) {
+		all.Changes = append(all.Changes, c...)
+	}
+	b, err := proto.Marshal(&all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := binary.BigEndian.AppendUint32(bytes.Clone(manifest[:manifestHeader]), uint32(len(b)))
+	out = append(binary.BigEndian.AppendUint32(out, crc32.Checksum(b, castagnoli)), b...)
+	name := filepath.Join(t.TempDir(), "MANIFEST")
+	if err := os.WriteFile(name, out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
