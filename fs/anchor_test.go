@@ -31,21 +31,32 @@ func openAnchor(t testing.TB, path string) *FileAnchor {
 	return a
 }
 
-// TestAnchorVector writes and reads the slot in testdata, which an independent implementation computed.
+func slotVector(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestAnchorVector writes and reads the slots in testdata, which an independent implementation computed: the present one, and the
+// one of old stores.
 func TestAnchorVector(t *testing.T) {
-	text, err := os.ReadFile("testdata/epoch.hex")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := slotVector(t, "epoch.hex")
 	path := filepath.Join(t.TempDir(), "epoch")
 	a := openAnchor(t, path)
-	states := []AnchorState{{Epoch: 5}, {Epoch: 6}, {Epoch: 7, Clean: true}}
-	for _, s := range states {
-		if err := a.Store(s); err != nil {
+	var w Witness
+	for i := range w {
+		w[i] = byte(i)
+	}
+	last := AnchorState{Epoch: 7, Clean: true}
+	for _, err := range []error{a.Store(AnchorState{Epoch: 5}), a.SetWitness(w), a.Store(last)} {
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -57,8 +68,17 @@ func TestAnchorVector(t *testing.T) {
 	if !bytes.Equal(slot[:len(want)], want) || len(bytes.Trim(slot[len(want):], "\x00")) != 0 {
 		t.Errorf("wrote %x, want %x", slot[:len(want)], want)
 	}
-	if s, err := openAnchor(t, path).Load(); err != nil || s != states[2] {
-		t.Errorf("read %+v, %v", s, err)
+	old := filepath.Join(t.TempDir(), "epoch")
+	if err := os.WriteFile(old, slotVector(t, "epoch1.hex"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]Witness{path: w, old: {}} {
+		a := openAnchor(t, path)
+		s, err := a.Load()
+		got, werr := a.Witness()
+		if err != nil || werr != nil || s != last || got != want {
+			t.Errorf("read %+v %x, %v, %v", s, got, err, werr)
+		}
 	}
 }
 
@@ -75,7 +95,7 @@ func FuzzAnchor(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, seed := range [][]byte{nil, good, good[:anchorSlot], good[anchorSlot:], []byte(anchorMagic), make([]byte, 2*anchorSlot)} {
+	for _, seed := range [][]byte{nil, good, good[:anchorSlot], good[anchorSlot:], []byte(anchorMagic), []byte(anchorMagicOld), make([]byte, 2*anchorSlot)} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

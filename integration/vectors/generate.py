@@ -214,10 +214,10 @@ def root_key_slots():
     return out
 
 
-def epoch_slot():
-    """fs: a slot of the epoch file, the 3rd written, of epoch 7, closed in order."""
+def epoch_slot(witness):
+    """fs: a slot of the epoch file, the 3rd written, of epoch 7, closed in order; with a witness as new stores have it, and without."""
     key = b"\x09" * 32
-    body = b"kmsfsAN1" + struct.pack(">QQB", 3, 7, 1)
+    body = (b"kmsfsAN2" if witness else b"kmsfsAN1") + struct.pack(">QQB", 3, 7, 1) + witness
     return (body + mac(key, body)).hex()
 
 
@@ -239,6 +239,7 @@ print(json.dumps({
     "keystore/testdata/material.hex": material0,
     "keystore/audit/testdata/example.hex": audit_file(),
     "keystore/rootkey/testdata/v1/kmsfs.json": root_key_slots(),
-    "fs/testdata/epoch.hex": epoch_slot(),
+    "fs/testdata/epoch.hex": epoch_slot(bytes(range(40))),
+    "fs/testdata/epoch1.hex": epoch_slot(b""),
     "cmd/kmsfs/testdata/keys.json": derived_keys(),
 }, indent=1))
