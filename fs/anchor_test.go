@@ -69,7 +69,7 @@ func TestAnchorVector(t *testing.T) {
 		t.Errorf("wrote %x, want %x", slot[:len(want)], want)
 	}
 	old := filepath.Join(t.TempDir(), "epoch")
-	if err := os.WriteFile(old, slotVector(t, "epoch1.hex"), 0o600); err != nil {
+	if err := os.WriteFile(old, append(slotVector(t, "epoch1.hex"), make([]byte, anchorSlot)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]Witness{path: w, old: {}} {
