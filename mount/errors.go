@@ -17,6 +17,7 @@ var (
 	ErrReadOnly    = errors.New("read-only mount")
 	ErrBadHandle   = errors.New("handle not open for this")
 	ErrIntegrity   = errors.New("key does not open")
+	ErrTooMany     = errors.New("too many open files")
 
 	ErrNotFound     = fs.ErrNotFound
 	ErrExists       = fs.ErrExists

@@ -227,6 +227,9 @@ func (s *Session) create(c Caller, parent Ino, name string, mode uint32, f *Open
 	if err := s.writable(); err != nil {
 		return Attr{}, nil, err
 	}
+	if err := s.roomToOpen(); f != nil && err != nil {
+		return Attr{}, nil, err
+	}
 	at := s.hub.stamp()
 	v := s.view()
 	b, err := s.bucketOf(v, parent)
@@ -276,6 +279,9 @@ func (s *Session) Open(c Caller, ino Ino, f OpenFlags) (*Handle, error) {
 		if err := s.writable(); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.roomToOpen(); err != nil {
+		return nil, err
 	}
 	for range openTries {
 		h, err := s.openOnce(c, ino, f)

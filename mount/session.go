@@ -43,6 +43,8 @@ type Session struct {
 	ended    chan struct{} // closed by Leave: nobody waits for a lock any more
 	leave    sync.Once
 
+	maxHandles int
+
 	mu      sync.Mutex
 	handles map[*Handle]struct{}
 	seen    map[Ino]sight // by bucket
@@ -59,7 +61,7 @@ func NewSession(cfg SessionConfig) (*Session, error) {
 	if cfg.Clock == nil {
 		return nil, errors.New("session needs a clock")
 	}
-	s := &Session{cfg: cfg, hub: cfg.Hub, vol: cfg.Volume, log: cfg.Log.With("principal", cfg.Principal), handles: map[*Handle]struct{}{}, ended: make(chan struct{}), seen: map[Ino]sight{}}
+	s := &Session{cfg: cfg, hub: cfg.Hub, vol: cfg.Volume, log: cfg.Log.With("principal", cfg.Principal), maxHandles: maxHandles, handles: map[*Handle]struct{}{}, ended: make(chan struct{}), seen: map[Ino]sight{}}
 	if cfg.Options.SSE != "" {
 		c, err := parseSSE(cfg.Options.SSE)
 		if err != nil {
@@ -75,6 +77,19 @@ func NewSession(cfg SessionConfig) (*Session, error) {
 	s.id = who.ID
 	s.hub.join(s)
 	return s, nil
+}
+
+// maxHandles is how many files one session may have open at a time, so that nobody fills the memory of all.
+const maxHandles = 1 << 16
+
+// roomToOpen is asked before a file is opened.
+func (s *Session) roomToOpen() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.handles) >= s.maxHandles {
+		return ErrTooMany
+	}
+	return nil
 }
 
 // Leave gives up every lock and every wait for one. The mount is going, or is gone.

@@ -13,6 +13,9 @@ func (s *Session) Tmpfile(c Caller, parent Ino, mode uint32, f OpenFlags) (Attr,
 	if err := s.writable(); err != nil {
 		return Attr{}, nil, err
 	}
+	if err := s.roomToOpen(); err != nil {
+		return Attr{}, nil, err
+	}
 	at := s.hub.stamp()
 	v := s.view()
 	b, err := s.bucketOf(v, parent)

@@ -29,7 +29,8 @@ const (
 	principalHeader = "X-Kmsfs-Principal"
 	maxBody         = 1 << 20
 	maxHeaders      = 32 << 10
-	maxConnections  = 128
+	maxConnections  = 128 // on TCP
+	maxPerUser      = 32  // of one uid, on the Unix socket
 	maxUserAgent    = 256
 )
 
@@ -128,13 +129,17 @@ func loopback(ctx context.Context, host string) (netip.Addr, error) {
 }
 
 // ServeTCP answers signed calls on ln until Shutdown.
-func (s *Server) ServeTCP(ln net.Listener) error { return serve(s.tcp, ln) }
+func (s *Server) ServeTCP(ln net.Listener) error {
+	return serve(s.tcp, &limited{Listener: ln, room: make(chan struct{}, maxConnections), closed: make(chan struct{})})
+}
 
 // ServeUnix answers the calls of local users on ln until Shutdown.
-func (s *Server) ServeUnix(ln *net.UnixListener) error { return serve(s.unix, ln) }
+func (s *Server) ServeUnix(ln *net.UnixListener) error {
+	return serve(s.unix, &shared{Listener: ln, perUser: map[uint32]int{}})
+}
 
 func serve(h *http.Server, ln net.Listener) error {
-	err := h.Serve(&limited{Listener: ln, room: make(chan struct{}, maxConnections), closed: make(chan struct{})})
+	err := h.Serve(ln)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -180,6 +185,47 @@ func (l *limited) Close() error {
 	return l.Listener.Close()
 }
 
+// shared accepts at most maxPerUser connections of one uid at a time, so that one user's connections are no other's lack.
+type shared struct {
+	net.Listener
+	mu      sync.Mutex
+	perUser map[uint32]int
+}
+
+func (l *shared) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		p, err := peerOf(c)
+		if err != nil || !l.enter(p.uid) {
+			_ = c.Close()
+			continue
+		}
+		return &limitedConn{Conn: c, leave: func() { l.exit(p.uid) }}, nil
+	}
+}
+
+func (l *shared) enter(uid uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.perUser[uid] >= maxPerUser {
+		return false
+	}
+	l.perUser[uid]++
+	return true
+}
+
+func (l *shared) exit(uid uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.perUser[uid]--; l.perUser[uid] == 0 {
+		delete(l.perUser, uid)
+	}
+}
+
+// limitedConn tells when it is closed.
 type limitedConn struct {
 	net.Conn
 	once  sync.Once

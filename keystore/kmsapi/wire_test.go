@@ -346,6 +346,41 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
+// TestLimitsAUser: a uid's connections on the Unix socket are bounded, silent ones too, and count until they are closed.
+func TestLimitsAUser(t *testing.T) {
+	r := newRig(t)
+	r.ok(r.people.BindUID("admin", uint32(os.Getuid())))
+	held := make([]net.Conn, maxPerUser)
+	for i := range held {
+		var err error
+		held[i], err = net.Dial("unix", r.socket)
+		r.ok(err)
+		t.Cleanup(func() { _ = held[i].Close() })
+	}
+	one := make([]byte, 1)
+	more, err := net.Dial("unix", r.socket)
+	r.ok(err)
+	defer func() { _ = more.Close() }()
+	if n, err := more.Read(one); n != 0 || err == nil {
+		t.Errorf("one more was not hung up on: %d %v", n, err)
+	}
+	r.ok(held[0].Close())
+	// The server notices when it reads.
+	for tries := 0; ; tries++ {
+		c, err := net.Dial("unix", r.socket)
+		r.ok(err)
+		_, _ = c.Write([]byte("GET / HTTP/1.0\r\n\r\n"))
+		n, _ := c.Read(one)
+		_ = c.Close()
+		if n > 0 {
+			return
+		}
+		if tries == 10_000 {
+			t.Fatal("a closed connection still counts")
+		}
+	}
+}
+
 // TestSecureTransport: TCP is insecure and has an address, a Unix socket neither.
 func TestSecureTransport(t *testing.T) {
 	r := newRig(t)

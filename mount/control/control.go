@@ -38,6 +38,8 @@ const (
 	readTimeout  = 10 * time.Second // for a whole request to arrive
 	writeTimeout = 30 * time.Second // for a frame to be taken by the client
 	maxPerUser   = 64               // connections of one uid at a time
+	maxLarge     = 4                // requests of more than largeRequest bytes, of one uid at a time
+	largeRequest = 64 << 10
 )
 
 // Request is one call.
@@ -78,6 +80,7 @@ type Emit func(item any) error
 // Errors of the conversation itself.
 var (
 	ErrTooLarge = errors.New("message too large")
+	errBusy     = errors.New("too many large commands at once")
 	ErrProtocol = errors.New("malformed message")
 	ErrNoDaemon = errors.New("no daemon answers")       // nobody listens
 	ErrNotTaken = errors.New("the daemon took no call") // it is closing or full: the call had no effect
@@ -124,6 +127,11 @@ func writeFrame(w io.Writer, v any, limit int) error {
 // readFrame receives one frame into v. It allocates no more than has arrived.
 // io.EOF if the other side closed between frames.
 func readFrame(r io.Reader, v any, limit int) error {
+	return readFrameIf(r, v, limit, nil)
+}
+
+// readFrameIf is readFrame, but for a frame that room refuses.
+func readFrameIf(r io.Reader, v any, limit int, room func(size int64) error) error {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -134,6 +142,11 @@ func readFrame(r io.Reader, v any, limit int) error {
 	n := int64(binary.BigEndian.Uint32(head[:]))
 	if n > int64(limit) {
 		return fmt.Errorf("%w: %d bytes are more than %d", ErrTooLarge, n, limit)
+	}
+	if room != nil {
+		if err := room(n); err != nil {
+			return err
+		}
 	}
 	body, err := io.ReadAll(io.LimitReader(r, n))
 	if err != nil {

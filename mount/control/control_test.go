@@ -11,9 +11,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func start(t *testing.T, dir string, h Handler) string {
+	t.Helper()
+	return startWith(t, dir, h, readTimeout)
+}
+
+func startWith(t *testing.T, dir string, h Handler, wait time.Duration) string {
 	t.Helper()
 	path := filepath.Join(dir, "control.sock")
 	ln, err := Listen(path)
@@ -21,6 +27,7 @@ func start(t *testing.T, dir string, h Handler) string {
 		t.Fatal(err)
 	}
 	s := NewServer(h, slog.New(slog.DiscardHandler))
+	s.wait = wait
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ln) }()

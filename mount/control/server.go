@@ -26,18 +26,20 @@ type Handler func(ctx context.Context, peer Peer, req Request, emit Emit) Respon
 type Server struct {
 	handler Handler
 	log     *slog.Logger
+	wait    time.Duration // for a whole request to arrive
 
 	// mu guards the fields below.
 	mu       sync.Mutex
 	listener *net.UnixListener
 	perUser  map[uint32]int
+	large    map[uint32]int // large requests under way, by uid
 	closed   bool
 	calls    sync.WaitGroup
 }
 
 // NewServer makes a server that answers with h.
 func NewServer(h Handler, log *slog.Logger) *Server {
-	return &Server{handler: h, log: log, perUser: map[uint32]int{}}
+	return &Server{handler: h, log: log, wait: readTimeout, perUser: map[uint32]int{}, large: map[uint32]int{}}
 }
 
 // Listen makes the socket path and replaces what an earlier daemon left
@@ -165,6 +167,26 @@ func (s *Server) start(ctx context.Context, conn *net.UnixConn) {
 	}()
 }
 
+// roomFor counts a request of a uid while it is read and done, so that nobody fills the memory of all with what he says.
+func (s *Server) roomFor(uid uint32, size int64) (leave func(), err error) {
+	if size <= largeRequest {
+		return func() {}, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.large[uid] >= maxLarge {
+		return func() {}, errBusy
+	}
+	s.large[uid]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.large[uid]--; s.large[uid] == 0 {
+			delete(s.large, uid)
+		}
+	}, nil
+}
+
 func (s *Server) serveConn(ctx context.Context, conn net.Conn, peer Peer) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -172,10 +194,16 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, peer Peer) {
 		_ = conn.SetWriteDeadline(deadline(writeTimeout))
 		return writeFrame(conn, a, MaxResponse)
 	}
-	_ = conn.SetReadDeadline(deadline(readTimeout))
+	_ = conn.SetReadDeadline(deadline(s.wait))
 	var req Request
-	if err := readFrame(conn, &req, MaxRequest); err != nil {
-		if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrProtocol) {
+	leave := func() {}
+	defer func() { leave() }()
+	err := readFrameIf(conn, &req, MaxRequest, func(size int64) (err error) {
+		leave, err = s.roomFor(peer.UID, size)
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrProtocol) || errors.Is(err, errBusy) {
 			_ = send(answer{Error: &Error{Code: "ProtocolError", Message: err.Error(), Exit: 1}})
 		}
 		return
@@ -204,7 +232,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, peer Peer) {
 		}
 		return send(answer{Item: b})
 	})
-	err := send(answer{Result: resp.Result, Error: resp.Error})
+	err = send(answer{Result: resp.Result, Error: resp.Error})
 	if errors.Is(err, ErrTooLarge) {
 		err = send(answer{Error: &Error{Code: "TooLarge", Message: "the answer is too large", Exit: 1}})
 	}

@@ -9,8 +9,14 @@ import (
 	"github.com/kmsfs/kmsfs/mount"
 )
 
+// maxDirs is how many directories may be open at a time through one mount.
+const maxDirs = 1 << 14
+
 // OpenDir opens a directory for listing.
 func (m *rawFS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if m.dirs.used() >= maxDirs {
+		return fuse.Status(syscall.ENFILE)
+	}
 	d, err := m.sess.OpenDir(caller(&in.InHeader), mount.Ino(in.NodeId))
 	if err != nil {
 		return m.nodeStatus("opendir", in.NodeId, err)

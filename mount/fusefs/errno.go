@@ -43,6 +43,7 @@ var errnos = []struct {
 	{mount.ErrLocked, syscall.EAGAIN},
 	{mount.ErrInterrupted, syscall.EINTR},
 	{mount.ErrNoLocks, syscall.ENOLCK},
+	{mount.ErrTooMany, syscall.ENFILE},
 	{mount.ErrDeadlock, syscall.EDEADLK},
 }
 

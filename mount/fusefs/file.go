@@ -31,6 +31,13 @@ func (t *table[T]) add(v *T) uint64 {
 	return uint64(len(t.slot))
 }
 
+// used is how many there are.
+func (t *table[T]) used() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.slot) - len(t.free)
+}
+
 func (t *table[T]) get(fh uint64) *T {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -21,6 +21,7 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"dirs":      dirsChild,
 		"teller":    tellerChild,
 		"many":      manyChild,
+		"cross":     crossChild,
 		"rates":     ratesChild,
 		"tools":     toolsChild,
 

@@ -38,6 +38,7 @@ var (
 	errInUse     = errors.New("the mount is in use")
 	errOption    = errors.New("mount option")
 	errDirectory = errors.New("not a directory to mount on")
+	errTooMany   = errors.New("too many mounts")
 )
 
 // deniedError is a refusal by identity policies, in AWS's words.
@@ -107,7 +108,7 @@ func answer(err error) *control.Error {
 		e.Code = "NoSuchEntity"
 	case errors.Is(err, principals.ErrGroupInUse), errors.Is(err, principals.ErrPolicyInUse), errors.Is(err, principals.ErrLastAdministrator):
 		e.Code = "DeleteConflict"
-	case errors.Is(err, principals.ErrLimit):
+	case errors.Is(err, principals.ErrLimit), errors.Is(err, errTooMany):
 		e.Code = "LimitExceeded"
 	case errors.Is(err, principals.ErrPolicyNotFound):
 		e.Code = "NoSuchEntity"

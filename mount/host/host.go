@@ -79,11 +79,12 @@ type Daemon struct {
 	slots sync.Mutex // one change of the unlock slots at a time
 
 	// mu guards the table and what decides about its end.
-	mu      sync.Mutex
-	mounts  map[string]*mounted // by directory; nil while it is being made
-	pending int                 // mount commands under way
-	ending  bool
-	tidying *time.Timer // set while a tidying is due
+	mu       sync.Mutex
+	mounts   map[string]*mounted // by directory; nil while it is being made
+	mountsOf map[uint32]int      // by who asked for them
+	pending  int                 // mount commands under way
+	ending   bool
+	tidying  *time.Timer // set while a tidying is due
 }
 
 // New makes a Daemon.
@@ -92,7 +93,7 @@ func New(c Config) *Daemon {
 		c.Kernel = Direct{}
 	}
 	hub := mount.NewHub(mount.HubConfig{Volume: c.Volume, Keystore: c.Keystore, Principals: c.Principals, Log: c.Log})
-	return &Daemon{cfg: c, hub: hub, log: c.Log, since: c.Clock(), done: make(chan struct{}), mounts: map[string]*mounted{}}
+	return &Daemon{cfg: c, hub: hub, log: c.Log, since: c.Clock(), done: make(chan struct{}), mounts: map[string]*mounted{}, mountsOf: map[uint32]int{}}
 }
 
 // Done is closed when the daemon should end: someone stopped it, or its last

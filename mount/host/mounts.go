@@ -37,6 +37,9 @@ type mounted struct {
 	gone    chan struct{} // closed when the row is out of the table
 }
 
+// maxMounts is how many mounts one user other than root and the owner may have.
+const maxMounts = 64
+
 const (
 	busyGrace   = 3 * time.Second        // how long Shutdown waits for a mount in use
 	busyPause   = 50 * time.Millisecond  // between two tries
@@ -129,11 +132,11 @@ func (c *call) mount(a MountArgs) (any, error) {
 	if !filepath.IsAbs(a.Dir) || filepath.Clean(a.Dir) != a.Dir || a.Dir == "/" {
 		return nil, fmt.Errorf("%w: %q is not an absolute path", errArguments, a.Dir)
 	}
-	if err := d.reserve(a.Dir); err != nil {
+	if err := d.reserve(a.Dir, c.peer.UID); err != nil {
 		return nil, err
 	}
 	m, err := c.makeMount(a)
-	d.settle(a.Dir, m)
+	d.settle(a.Dir, c.peer.UID, m)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +168,7 @@ func (c *call) wait(m *mounted) error {
 }
 
 // reserve keeps a directory for a mount that is being made.
-func (d *Daemon) reserve(dir string) error {
+func (d *Daemon) reserve(dir string, uid uint32) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ending {
@@ -174,6 +177,10 @@ func (d *Daemon) reserve(dir string) error {
 	if _, taken := d.mounts[dir]; taken {
 		return fmt.Errorf("%s: %w", dir, errMounted)
 	}
+	if d.mountsOf[uid] >= maxMounts && !d.trusted(uid) {
+		return fmt.Errorf("%w: uid %d has %d mounts already", errTooMany, uid, maxMounts)
+	}
+	d.mountsOf[uid]++
 	d.mounts[dir] = nil
 	d.pending++
 	return nil
@@ -181,11 +188,11 @@ func (d *Daemon) reserve(dir string) error {
 
 // settle puts the mount into the table, or gives the directory back, and then
 // watches over its end.
-func (d *Daemon) settle(dir string, m *mounted) {
+func (d *Daemon) settle(dir string, uid uint32, m *mounted) {
 	d.mu.Lock()
 	d.pending--
 	if m == nil {
-		delete(d.mounts, dir)
+		d.remove(dir, uid)
 		d.endIfUnused()
 		d.mu.Unlock()
 		return
@@ -193,6 +200,14 @@ func (d *Daemon) settle(dir string, m *mounted) {
 	d.mounts[dir] = m
 	d.mu.Unlock()
 	go d.watch(dir, m)
+}
+
+// remove takes a row out of the table. mu is held.
+func (d *Daemon) remove(dir string, uid uint32) {
+	delete(d.mounts, dir)
+	if d.mountsOf[uid]--; d.mountsOf[uid] == 0 {
+		delete(d.mountsOf, uid)
+	}
 }
 
 // endIfUnused ends a daemon that was started for its mounts when none is
@@ -212,7 +227,7 @@ func (d *Daemon) watch(dir string, m *mounted) {
 	}
 	d.log.Info("unmounted", "dir", dir)
 	d.mu.Lock()
-	delete(d.mounts, dir)
+	d.remove(dir, m.info.By)
 	close(m.gone)
 	d.endIfUnused()
 	d.tidySoon()

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -70,6 +72,29 @@ func TestMountsOfOthers(t *testing.T) {
 		t.Errorf("stat on a mount: %+v", infos)
 	}
 	_ = r.server(dir).Abort()
+}
+
+// TestMountsOfOneUser: nobody but root and the owner has more than his share of mounts; others still get theirs.
+func TestMountsOfOneUser(t *testing.T) {
+	r := newRig(t, true)
+	top := t.TempDir()
+	dir := func(i int) string { return filepath.Join(top, fmt.Sprint(i)) }
+	for i := range maxMounts {
+		r.must(uidAlice, CmdMount, MountArgs{Dir: dir(i)}, nil)
+	}
+	if _, resp := r.do(uidAlice, "", CmdMount, MountArgs{Dir: dir(maxMounts)}); resp.Error == nil || resp.Error.Code != "LimitExceeded" {
+		t.Errorf("one more: %+v", resp.Error)
+	}
+	r.must(uidBob, CmdMount, MountArgs{Dir: dir(maxMounts)}, nil)
+	m := r.d.at(dir(0))
+	_ = r.server(dir(0)).Abort()
+	<-m.gone
+	r.must(uidAlice, CmdMount, MountArgs{Dir: dir(maxMounts + 1)}, nil)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.servers {
+		_ = s.Abort()
+	}
 }
 
 // TestEndsWithTheLastMount: a daemon that was started for a mount goes with it.
