@@ -1,9 +1,7 @@
 package crypto
 
 import (
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -110,14 +108,8 @@ func (k *DataKey) Equal(o *DataKey) bool {
 // Derive returns HKDF-SHA256(secret = k, salt, info), KeySize bytes. Distinct
 // (salt, info) give independent keys.
 func (k *DataKey) Derive(salt []byte, info string) *DataKey {
-	out, err := hkdf.Key(sha256.New, k.Expose(), salt, info, KeySize)
-	if err != nil {
-		panic("crypto: hkdf: " + err.Error()) // only an output of more than 8,160 bytes fails
-	}
-	d, err := DataKeyFromBytes(out)
-	if err != nil {
-		panic(err.Error())
-	}
+	d, s := newKey()
+	HKDF(s.b[:], k.Expose(), salt, info)
 	return d
 }
 

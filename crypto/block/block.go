@@ -107,9 +107,10 @@ func NewKey(dk *crypto.DataKey, salt Salt, b Binding) (*Key, error) {
 	if b.Length == 0 || b.Length > MaxLength {
 		return nil, fmt.Errorf("block: extent of %d bytes, want 1 to %d", b.Length, MaxLength)
 	}
-	ek := dk.Derive(salt[:], info)
-	defer ek.Wipe()
-	c, err := aes.NewCipher(ek.Expose())
+	var ek [crypto.KeySize]byte
+	crypto.HKDF(ek[:], dk.Expose(), salt[:], info)
+	defer clear(ek[:])
+	c, err := aes.NewCipher(ek[:])
 	if err != nil {
 		return nil, fmt.Errorf("block: %w", err)
 	}

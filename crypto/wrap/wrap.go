@@ -21,9 +21,7 @@ package wrap
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -52,6 +50,9 @@ const (
 	offSalt     = offMaterial + materialSize
 	offCommit   = offSalt + saltSize
 )
+
+// nonce is always zero: every wrapping key seals once.
+var nonce [12]byte
 
 // ErrInvalidCiphertext says that a blob does not open: damaged, of another
 // format version, or made with another material, key ARN or context. It never
@@ -91,8 +92,9 @@ func wrapWithSalt(material *crypto.DataKey, h Header, keyARN string, ctx crypto.
 	if len(plaintext) == 0 || len(plaintext) > MaxPlaintext {
 		return nil, fmt.Errorf("wrap: plaintext of %d bytes, want 1 to %d", len(plaintext), MaxPlaintext)
 	}
-	keys := derive(material, salt[:], keyARN)
-	defer clear(keys)
+	var keys [32 + commitSize]byte
+	defer clear(keys[:])
+	derive(&keys, material, salt[:], keyARN)
 
 	blob := make([]byte, HeaderSize, Overhead+len(plaintext))
 	copy(blob, magic)
@@ -101,7 +103,7 @@ func wrapWithSalt(material *crypto.DataKey, h Header, keyARN string, ctx crypto.
 	copy(blob[offSalt:], salt[:])
 	copy(blob[offCommit:], keys[32:])
 	aad := associated(blob, keyARN, ctx)
-	return newGCM(keys[:32]).Seal(blob, make([]byte, 12), plaintext, aad), nil
+	return newGCM(keys[:32]).Seal(blob, nonce[:], plaintext, aad), nil
 }
 
 // Unwrap opens what Wrap sealed. Whatever is wrong, the error is
@@ -111,25 +113,22 @@ func Unwrap(material *crypto.DataKey, keyARN string, ctx crypto.Context, blob []
 		return nil, err
 	}
 	header, sealed := blob[:HeaderSize], blob[HeaderSize:]
-	keys := derive(material, header[offSalt:offCommit], keyARN)
-	defer clear(keys)
+	var keys [32 + commitSize]byte
+	defer clear(keys[:])
+	derive(&keys, material, header[offSalt:offCommit], keyARN)
 	if subtle.ConstantTimeCompare(keys[32:], header[offCommit:]) != 1 {
 		return nil, ErrInvalidCiphertext
 	}
-	plaintext, err := newGCM(keys[:32]).Open(nil, make([]byte, 12), sealed, associated(header, keyARN, ctx))
+	plaintext, err := newGCM(keys[:32]).Open(nil, nonce[:], sealed, associated(header, keyARN, ctx))
 	if err != nil {
 		return nil, ErrInvalidCiphertext
 	}
 	return plaintext, nil
 }
 
-// derive returns the wrapping key followed by the commitment, 64 bytes.
-func derive(material *crypto.DataKey, salt []byte, keyARN string) []byte {
-	keys, err := hkdf.Key(sha256.New, material.Expose(), salt, infoPrefix+keyARN, 32+commitSize)
-	if err != nil {
-		panic("wrap: hkdf: " + err.Error()) // only an output of more than 8,160 bytes fails
-	}
-	return keys
+// derive gives the wrapping key followed by the commitment.
+func derive(keys *[32 + commitSize]byte, material *crypto.DataKey, salt []byte, keyARN string) {
+	crypto.HKDF(keys[:], material.Expose(), salt, infoPrefix, keyARN)
 }
 
 // associated builds the AAD. The ARN needs no length before it: it is already

@@ -151,7 +151,8 @@ func TestCommitmentIsChecked(t *testing.T) {
 	// a header with a wrong commitment; only the comparison stops it.
 	forged := bytes.Clone(blob[:HeaderSize])
 	clear(forged[offCommit:])
-	keys := derive(m, forged[offSalt:offCommit], "arn")
+	var keys [64]byte
+	derive(&keys, m, forged[offSalt:offCommit], "arn")
 	body := newGCM(keys[:32]).Seal(nil, make([]byte, 12), []byte("x"), associated(forged, "arn", nil))
 	if p, err := Unwrap(m, "arn", nil, append(forged, body...)); !errors.Is(err, ErrInvalidCiphertext) {
 		t.Errorf("a wrong commitment opens: %q, %v", p, err)
