@@ -85,3 +85,21 @@ func BenchmarkDecision(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkGenerateDataKeyAudited counts everything: the key, and its event sealed, chained and synced (in bunches).
+func BenchmarkGenerateDataKeyAudited(b *testing.B) {
+	w := newWorld(b)
+	arn := w.key("console")
+	c := viaS3(b, "alice", "s3full")
+	b.ReportAllocs()
+	for range b.N {
+		dk, _, _, err := w.GenerateDataKey(c, arn, payContext)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dk.Wipe()
+	}
+	if err := w.audit.Flush(); err != nil {
+		b.Fatal(err)
+	}
+}

@@ -48,3 +48,34 @@ func BenchmarkCreate4K(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkCachedDecision is what the gates cost where nothing has changed: of a name in a bucket that the principal may use as a
+// whole, as lookup and open ask for it, and of a file under a KMS key that is open, as every read asks.
+func BenchmarkCachedDecision(b *testing.B) {
+	w := tableWorld(b)
+	u := w.as("alice")
+	a, err := u.walk("pay/f")
+	w.ok(err)
+	b.Run("name", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			v := u.s.view()
+			bucket, err := u.s.bucketOf(v, a.Ino)
+			if err == nil {
+				err = v.object(bucket, actGet, u.s.keysOf(a.Ino), anyName, nil)
+			}
+			w.ok(err)
+		}
+	})
+	b.Run("handle", func(b *testing.B) {
+		h, err := u.s.Open(u.c, a.Ino, OpenFlags{Read: true})
+		w.ok(err)
+		defer h.Close()
+		b.ReportAllocs()
+		for b.Loop() {
+			_, err := h.begin()
+			w.ok(err)
+			h.mu.RUnlock()
+		}
+	})
+}
