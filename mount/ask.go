@@ -3,6 +3,7 @@ package mount
 import (
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
+	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
 // MayGet asks the S3 gate of reading a file: s3:GetObject on one of its names, and no Deny on any. No key is asked for.
@@ -32,4 +33,18 @@ func (s *Session) Birth(dir Ino, key string) (kmsKey string, ctx crypto.Context,
 	}
 	ctx, err = contextFor(b, key, ch)
 	return ch.key, ctx, err
+}
+
+// UploadKeys are the condition keys of making an object in a directory: those of the headers that the session's mount option stands
+// for. A default sends no headers.
+func (s *Session) UploadKeys(dir Ino) (policy.Keys, error) {
+	b, err := s.bucketOf(s.view(), dir)
+	if err != nil {
+		return nil, err
+	}
+	ch, err := s.order(b, dir)
+	if err != nil || !ch.header {
+		return nil, err
+	}
+	return putRequest{s, ch}, nil
 }

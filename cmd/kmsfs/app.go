@@ -34,6 +34,7 @@ Begin with:
    mkdir /tmp/m/reports && setfattr -n user.s3.sse -v aws:kms:alias/my-key /tmp/m/reports`
 
 func newApp(s streams) *cli.App {
+	out := &output{Writer: s.out}
 	app := &cli.App{
 		Name:                   "kmsfs",
 		Usage:                  "directories with the encryption model of Amazon S3 and KMS",
@@ -43,7 +44,9 @@ func newApp(s streams) *cli.App {
 		HideHelpCommand:        false,
 		UseShortOptionHandling: false,
 		Reader:                 s.in,
-		Writer:                 s.out,
+		Writer:                 out,
+		Metadata:               map[string]any{metaOutput: out},
+		Before:                 func(c *cli.Context) error { out.json = c.Bool("json"); return nil },
 		ErrWriter:              s.err,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "store", EnvVars: []string{"KMSFS_STORE"}, Usage: "the store's `DIR`", DefaultText: "$XDG_DATA_HOME/kmsfs, as root /var/lib/kmsfs"},

@@ -39,6 +39,9 @@ func stream(c *cli.Context, command string, args, result any, onItem func(json.R
 	if err != nil {
 		return err
 	}
+	if o, ok := c.App.Metadata[metaOutput].(*output); ok && onItem != nil {
+		o.lines = true
+	}
 	out, err := perform(c, dir, req, onItem)
 	if err != nil {
 		return err

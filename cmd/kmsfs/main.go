@@ -48,7 +48,33 @@ func runApp(ctx context.Context, app *cli.App, args []string) int {
 		err = app.RunContext(ctx, args)
 	}
 	if err == nil {
+		err = app.Metadata[metaOutput].(*output).finish()
+	}
+	if err == nil {
 		return exitOK
 	}
 	return report(ctx, app.ErrWriter, err)
+}
+
+// metaOutput is where an app keeps its output.
+const metaOutput = "output"
+
+// output is standard output that knows whether anything was written. A command
+// that has nothing to say says {} with --json, so that its output is JSON; one
+// that prints a line for each of many things prints none.
+type output struct {
+	io.Writer
+	json, lines, wrote bool
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.wrote = o.wrote || len(p) > 0
+	return o.Writer.Write(p)
+}
+
+func (o *output) finish() error {
+	if !o.json || o.lines || o.wrote {
+		return nil
+	}
+	return printLine(o, struct{}{})
 }

@@ -357,6 +357,31 @@ func TestPolicyCommandsWithoutStore(t *testing.T) {
 	}
 }
 
+// TestJSONOfNothing: with --json a command that has nothing to say says an empty object, and a list of lines that is empty has none.
+func TestJSONOfNothing(t *testing.T) {
+	cleanEnv(t)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"init"}, "{"},
+		{[]string{"key", "create", "--alias", "k"}, "{"},
+		{[]string{"alias", "create", "other", "alias/k"}, "{}\n"},
+		{[]string{"alias", "delete", "other"}, "{}\n"},
+		{[]string{"bucket", "create", "box"}, "{"},
+		{[]string{"bucket", "delete", "box"}, "{}\n"},
+		{[]string{"key", "files", "alias/k"}, ""},
+	} {
+		code, out, stderr := kmsfs(t, append([]string{"--json"}, c.args...)...)
+		if code != exitOK || c.want == "{" && !json.Valid([]byte(out)) || c.want != "{" && out != c.want {
+			t.Errorf("%v: %d %q %s", c.args, code, out, stderr)
+		}
+	}
+	if code, out, _ := kmsfs(t, "alias", "create", "other", "alias/k"); code != exitOK || out != "" {
+		t.Errorf("without --json: %d %q", code, out)
+	}
+}
+
 func TestMessages(t *testing.T) {
 	for in, want := range map[string]string{
 		"Flag missing":               "flag missing",

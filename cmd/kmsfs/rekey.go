@@ -15,7 +15,8 @@ func cmdRekey() *cli.Command {
 	return &cli.Command{
 		Name: "rekey", Category: catBuckets, Usage: "give files another key", ArgsUsage: "[PATH...]",
 		Description: `The data key of each file is wrapped anew, in constant time per file; what is written later gets a
-fresh data key. With --rewrite the content is sealed anew under the fresh one too, and the old data keys are gone.
+fresh data key. With --rewrite the content is sealed anew under the fresh one too, and the old data keys are gone; of
+PATHs also those that are under the key already.
 PATH is bucket/key or a path on a mount; directories are taken with all beneath them. With --from alone every file
 under that key is taken, in all buckets, and at the end every inode of the store is looked at: the exit status is 1 if
 a file is still under the key. KEY may also be AES256, of files under paths.

@@ -15,7 +15,7 @@ func (e *evaluation) change(action, resource string, d policy.Decision, refused 
 		return keyChange(resource, refused)
 	}
 	if d.Effect == policy.ExplicitDeny {
-		return []string{e.withoutDeny(d, resource)}
+		return append(e.namedEncryption(action, resource), e.withoutDeny(d, resource))
 	}
 	if strings.HasPrefix(action, "kms:") {
 		return e.allowKey(strings.TrimPrefix(action, "kms:"), resource, d)
@@ -36,6 +36,22 @@ func keyChange(key string, refused *keystore.Error) []string {
 	}
 	if refused.Code == keystore.CodeNotFound {
 		return []string{"nothing brings back what is under a key that was deleted; a default that names no key wants another: kmsfs bucket encryption NAME VALUE"}
+	}
+	return nil
+}
+
+// namedEncryption is for bucket policies that want uploads to say how they are
+// encrypted: a default does not say it, a mount option does.
+func (e *evaluation) namedEncryption(action, resource string) []string {
+	if action != "s3:PutObject" {
+		return nil
+	}
+	for _, sse := range []string{"aws:kms", sseS3} {
+		keys := policy.MapKeys{}
+		keys.Add("s3:x-amz-server-side-encryption", sse)
+		if policy.DecideS3(e.who, &policy.Request{Action: action, Resource: resource, Clock: e.c.d.cfg.Clock, Keys: keys}, e.doc).Allowed() {
+			return []string{"the bucket policy wants uploads to name their encryption: kmsfs mount -o sse=" + sse + " DIR"}
+		}
 	}
 	return nil
 }

@@ -117,6 +117,17 @@ func (d *Daemon) below(path string) (rest string, ok bool) {
 	return "", false
 }
 
+// optionSSE is the encryption that a mount gives to everything made at a path
+// below it, empty if there is no such mount or option.
+func (d *Daemon) optionSSE(path string) string {
+	for _, m := range d.table() {
+		if path == m.info.Dir || strings.HasPrefix(path, m.info.Dir+"/") {
+			return m.session.Options().SSE
+		}
+	}
+	return ""
+}
+
 func (c *call) mount(a MountArgs) (any, error) {
 	d := c.d
 	if d.cfg.Mount == nil {

@@ -119,4 +119,21 @@ func TestWhyTellsWhatToChange(t *testing.T) {
 			t.Errorf("a new file in %s: %+v", bucket, res)
 		}
 	}
+
+	// A bucket policy that wants uploads to name their encryption is met by a mount option, and why says so.
+	named := `{"Statement":{"Effect":"Deny","Principal":"*","Action":"s3:PutObject","Resource":"arn:aws:s3:::each/*",
+ "Condition":{"StringNotEquals":{"s3:x-amz-server-side-encryption":"aws:kms"}}}}`
+	r.must(uidOwner, CmdBucketPolicy, BucketPolicyArgs{Name: "each", Policy: Document{Set: true, Text: named}}, nil)
+	ask2 := func(p Path) WhyResult {
+		t.Helper()
+		var res WhyResult
+		r.must(uidOwner, CmdWhy, WhyArgs{Path: p, Op: "write"}, &res)
+		return res
+	}
+	advised(ask2(Path{Typed: "each/new"}), 0, "kmsfs mount -o sse=aws:kms DIR")
+	dir := t.TempDir()
+	r.must(uidOwner, CmdMount, MountArgs{Dir: dir, Options: []string{"sse=aws:kms:alias/bk"}}, nil)
+	if res := ask2(Path{Typed: "new", Absolute: dir + "/each/new"}); !res.Allowed {
+		t.Errorf("on a mount with the option: %+v", res)
+	}
 }

@@ -67,7 +67,7 @@ func (c *call) rekey(a RekeyArgs) (any, error) {
 	case r.from == r.to && !a.Rewrite:
 		return nil, fmt.Errorf("%w: the old key is the new one; only --rewrite does something then", errArguments)
 	}
-	r.r = s.Rekeyer(c.caller(), r.from, r.to, a.Rewrite && r.from == r.to)
+	r.r = s.Rekeyer(c.caller(), r.from, r.to, a.Rewrite && (r.from == r.to || r.from == ""))
 	if len(a.Paths) == 0 {
 		err = r.wholeKey()
 	} else {

@@ -44,11 +44,11 @@ func (c *call) why(a WhyArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, done, err := c.session() // the asker must see the path himself
+	s, err := c.d.session(c.as, mount.Options{SSE: c.d.optionSSE(a.Path.Absolute)}) // the asker must see the path himself
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer func() { _ = s.Close() }() // it has no handles
 	o, err := c.find(s, path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -114,13 +114,18 @@ func (e *evaluation) op(op string, o object) error {
 			return e.kmsOf(o.attr.Ino, "kms:Decrypt")
 		}
 	case "write":
+		if !o.found {
+			keys, err := e.session.UploadKeys(o.parent)
+			if err != nil {
+				return err
+			}
+			e.s3("s3:PutObject", e.key, keys)
+			return e.kmsOfDefault(o.parent)
+		}
 		e.s3("s3:PutObject", e.key, nil)
-		switch {
-		case file:
+		if file {
 			e.result.Note = "to append or change in place; to overwrite it as a whole needs kms:GenerateDataKey instead"
 			return e.kmsOf(o.attr.Ino, "kms:Decrypt")
-		case !o.found:
-			return e.kmsOfDefault(o.parent)
 		}
 	case "delete":
 		if e.key == "" {
@@ -140,15 +145,12 @@ func (e *evaluation) op(op string, o object) error {
 }
 
 // s3 asks identity policies and the bucket's policy.
-func (e *evaluation) s3(action, key string, keys policy.MapKeys) {
+func (e *evaluation) s3(action, key string, keys policy.Keys) {
 	resource := "arn:aws:s3:::" + e.bucket.Name
 	if key != "" {
 		resource += "/" + mount.EncodeKey(key)
 	}
-	req := &policy.Request{Action: action, Resource: resource, Clock: e.c.d.cfg.Clock}
-	if keys != nil {
-		req.Keys = keys
-	}
+	req := &policy.Request{Action: action, Resource: resource, Clock: e.c.d.cfg.Clock, Keys: keys}
 	e.add(action, resource, policy.DecideS3(e.who, req, e.doc), nil)
 }
 
