@@ -40,8 +40,8 @@
 // A compaction that cannot build a table (the process has no file descriptors left, or msync fails) goes on without it and
 // loses its rows (levels.go, subcompact: the deferred Done is given its error too early). Few, large tables keep away from the
 // limit of descriptors; who counts and sums rows, as the ledger and the extent map do, notices the loss. A damaged block of a
-// table reads as if some of its rows were not there; Open reads all tables, says which are damaged, and refuses those that a
-// compaction would answer with a panic in a goroutine of Badger's. A deleted value stays in Badger's files until a compaction drops it.
+// table reads as if some of its rows were not there, or were those of earlier, and a compaction may answer it with a panic in a goroutine
+// of Badger's: so Open reads all tables and refuses damaged ones, and Verify finds what was damaged later. A deleted value stays in Badger's files until a compaction drops it.
 //
 // # Lock order
 //

@@ -1,12 +1,10 @@
 package badgerkv
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -24,11 +22,11 @@ import (
 	"github.com/kmsfs/kmsfs/fs/kv"
 )
 
-// checkTables reads the tables that the manifest names before Badger does. Badger opens and compacts tables in goroutines of its own,
-// where damaged bytes are a panic that nobody can catch, or an exit. What would be one is refused here. A block whose checksum is wrong
-// and whose structure is sound is only reported: its rows are authenticated when they are read, and the others are still wanted.
-// Tables that the manifest does not name are what a crash left of a table being written; Badger removes them.
-func checkTables(dir string, log *slog.Logger) error {
+// checkTables reads the tables that the manifest names, all of them, before Badger does. Badger opens and compacts tables in goroutines of
+// its own, where damaged bytes are a panic that nobody can catch, or an exit. And where the key of a row is damaged, Badger finds an older
+// version of the row, which authenticates. So a table with a wrong checksum is refused. Tables that the manifest does not name are what a
+// crash left of a table being written; Badger removes them.
+func checkTables(dir string) error {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a new store; or one that lost its manifest, whose rows will be missed
@@ -48,7 +46,7 @@ func checkTables(dir string, log *slog.Logger) error {
 		}
 		g.Go(func() error {
 			name := table.NewFilename(id, dir)
-			if err := checkTable(name, id, log); err != nil {
+			if err := checkTable(name, id); err != nil {
 				return fmt.Errorf("badgerkv: table %s: %w", filepath.Base(name), err)
 			}
 			return nil
@@ -67,7 +65,7 @@ func replayManifest(f *os.File) (m badger.Manifest, err error) {
 }
 
 // checkTable looks at one table as Badger would.
-func checkTable(name string, id uint64, log *slog.Logger) (err error) {
+func checkTable(name string, id uint64) (err error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("it is not there: %w", kv.ErrCorrupt)
@@ -94,27 +92,7 @@ func checkTable(name string, id uint64, log *slog.Logger) (err error) {
 		return fmt.Errorf("%w: %w", kv.ErrCorrupt, err)
 	}
 	if err := t.VerifyChecksum(); err != nil {
-		log.Error("a table of rows is damaged; rows in it may be refused or missed", "table", filepath.Base(name), "err", err)
-		return walkTable(t)
-	}
-	return nil
-}
-
-// walkTable passes over all rows of a table, as a compaction would.
-func walkTable(t *table.Table) error {
-	it := t.NewIterator(table.NOCACHE)
-	defer func() { _ = it.Close() }()
-	var last []byte
-	for it.Rewind(); it.Valid(); it.Next() {
-		key := it.Key()
-		if len(key) <= 8 || last != nil && y.CompareKeys(last, key) >= 0 {
-			return fmt.Errorf("its rows are damaged: %w", kv.ErrCorrupt)
-		}
-		_ = it.Value() // decodes it
-		last = append(last[:0], key...)
-	}
-	if !bytes.Equal(last, t.Biggest()) {
-		return fmt.Errorf("its rows end too early: %w", kv.ErrCorrupt)
+		return fmt.Errorf("it is damaged: %w: %w", kv.ErrCorrupt, err)
 	}
 	return nil
 }
