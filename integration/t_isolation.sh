@@ -85,6 +85,185 @@ prints "from alice" as alice cat "$T/home/alice/other/box/f"
 refused "Read-only file system" as alice sh -c "echo x >$T/home/alice/other/box/g"
 works as alice kmsfs umount "$T/home/alice/other"
 
+story "what -o says in one word or with spaces is no way around"
+for option in "ro,suid" "noexec,user_id=0" "ro,allow_other" " suid" "dev " "nosuid,dev" "fd=3" "default_permissions,rootmode=4" "sse=AES256,allow_other" 'ro\,suid'; do
+  exits 2 "option" as alice kmsfs mount -o "$option" "$T/home/alice/other"
+done
+
+story "allow_other says what it gives away, and is root's alone"
+works mkdir "$T/all"
+matches "every user and program of this machine enters $T/all as the principal admin" kmsfs mount --principal admin -o allow_other "$T/all"
+matches 'allow_other' findmnt -n -o OPTIONS "$T/all"
+prints "from alice" as bob cat "$T/all/box/f" # so it is
+matches '"allowOther": true' kmsfs --json status
+matches 'level=WARN msg="allow_other' cat "$T/store/daemon.log"
+works kmsfs umount "$T/all"
+
+story "three users, three principals: nobody has another's mount, store, socket rights or key"
+works kmsfs key create --alias for-bob --policy <(printf '%s' '{"Version":"2012-10-17","Statement":[
+  {"Effect":"Allow","Principal":{"AWS":["arn:aws:iam::000000000000:user/admin"]},"Action":"kms:*","Resource":"*"},
+  {"Effect":"Allow","Principal":{"AWS":["arn:aws:iam::000000000000:user/bob"]},"Action":["kms:Decrypt","kms:GenerateDataKey"],"Resource":"*"}]}')
+works kmsfs bucket create bobs --sse aws:kms:alias/for-bob
+works as bob sh -c "echo 'from bob' >$b/bobs/f"
+prints "from bob" as bob cat "$b/bobs/f"
+works kmsfs principal attach carol AmazonS3FullAccess
+declare -A mount_of=([alice]=$a [bob]=$b [carol]=$c)
+for who in alice bob carol; do
+  for whose in alice bob carol; do
+    m=${mount_of[$whose]}
+    if [ "$who" = "$whose" ]; then
+      works as "$who" ls "$m/box"
+      continue
+    fi
+    refused "Permission denied" as "$who" ls "$m"
+    refused "Permission denied" as "$who" cat "$m/box/f"
+    refused "Permission denied" as "$who" sh -c "echo x >'$m/box/f'"
+    refused "Permission denied" as "$who" stat "$m/box"
+    exits 1 "denied|own|allowed|permitted|belong" as "$who" kmsfs umount "$m"
+    exits 1 "bound|denied" as "$who" kmsfs --as "$whose" bucket list
+    exits 1 "bound|denied" as "$who" kmsfs mount --principal "$whose" "$T/home/$who"
+  done
+  WHO=$who python "nothing of the store opens for $who, nor the processes that serve it" "$T/store" "$(daemons | tr '\n' ' ')" <<'EOF'
+import os, sys
+store, pids = sys.argv[1], sys.argv[2].split()
+names = ["."] + "db redo segments audit shred root.key kmsfs.json epoch lock daemon.log".split()
+targets = [f"{store}/{n}" for n in names] + [f"/proc/{p}/{n}" for p in pids for n in ("mem", "environ", "fd", "cwd/kmsfs.json", "root/etc/shadow")]
+for target in targets:
+    for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT):
+        try:
+            os.open(target, flags)
+        except (PermissionError, IsADirectoryError):
+            continue
+        sys.exit(f"{target} opened with {flags}")
+    for do in (os.listdir, lambda t: os.mkdir(t + "/x"), lambda t: os.rename(t, t + ".old"), lambda t: os.link(t, "/tmp/stolen"), lambda t: os.chmod(t, 0o777)):
+        try:
+            do(target)
+        except OSError:
+            continue
+        sys.exit(f"{target}: {do}")
+EOF
+  m=${mount_of[$who]}
+  [ "$who" = bob ] || refused "Permission denied" as "$who" cat "$m/bobs/f"
+  [ "$who" = bob ] || refused "Permission denied" as "$who" sh -c "echo x >'$m/bobs/mine-$who'"
+done
+WHO=alice python "no debugger attaches to the daemon, and no signal reaches it" "$(daemons | tr '\n' ' ')" <<'EOF'
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for pid in map(int, sys.argv[1].split()):
+    assert libc.ptrace(16, pid, None, None) == -1 and ctypes.get_errno() == 1, pid  # PTRACE_ATTACH, EPERM
+    assert libc.process_vm_readv(pid, None, 0, None, 0, 0) <= 0
+    try:
+        os.kill(pid, 9)
+    except PermissionError:
+        continue
+    sys.exit("the daemon could be killed")
+EOF
+works kmsfs principal detach carol AmazonS3FullAccess
+
+story "a deleted or unbound user's mount ends to be his, at once"
+person dave
+works kmsfs principal create dave --uid "$(uid_of dave)" --policy AmazonS3ReadOnlyAccess
+d=$T/home/dave/s3
+works as dave mkdir "$d"
+works as dave kmsfs mount "$d"
+prints "from alice" as dave cat "$d/box/f"
+works kmsfs principal delete dave
+refused "Permission denied" as dave cat "$d/box/f"
+refused "Permission denied" as dave ls "$d/box"
+works kmsfs principal create dave --uid "$(uid_of dave)" --policy AmazonS3ReadOnlyAccess
+refused "Permission denied" as dave cat "$d/box/f" # another of that name
+works as dave kmsfs umount "$d"
+
+WHO=alice LIMIT=120 python "a mount point that is swapped for a link while root mounts on it never leads elsewhere" "$T/home/alice" <<'EOF'
+import os, subprocess, sys, threading
+home = sys.argv[1]
+race, spare, link = home + "/race", home + "/spare", home + "/racelink"
+os.mkdir(race)
+os.symlink("/etc", link)
+stop = threading.Event()
+def swap():
+    while not stop.is_set():
+        try:
+            os.rename(race, spare)
+            os.rename(link, race)   # race is the link now
+            os.rename(race, link)
+            os.rename(spare, race)
+        except OSError:
+            pass                    # something is mounted there at the moment
+t = threading.Thread(target=swap)
+t.start()
+made = 0
+for _ in range(8):
+    for target in (race, race + "/ssl"):
+        if subprocess.run(["kmsfs", "mount", target], capture_output=True).returncode == 0:
+            made += 1
+            for line in open("/proc/self/mountinfo"):
+                f = line.split()
+                if " - fuse.kmsfs " in line and f[4].startswith(home + "/") and ("/race" in f[4] or "/spare" in f[4]):
+                    subprocess.run(["kmsfs", "umount", "--lazy", f[4]], capture_output=True)
+stop.set()
+t.join()
+for line in open("/proc/self/mountinfo"):
+    f = line.split()
+    assert not (" - fuse.kmsfs " in line and f[4].startswith("/etc")), line
+for line in open("/proc/self/mountinfo"):
+    f = line.split()
+    if " - fuse.kmsfs " in line and ("/race" in f[4] or "/spare" in f[4]):
+        subprocess.run(["kmsfs", "umount", "--lazy", f[4]], capture_output=True)
+print(made, "mounts were made")
+EOF
+
+python "one user's connections, open or silent, are no other's lack" "$T/store" "$(uid_of alice)" "$(uid_of bob)" "$T/bin/kmsfs" <<'EOF'
+import os, signal, socket, subprocess, sys
+store, alice, bob, kmsfs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+r, w = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.close(r)
+    os.setgroups([]); os.setgid(alice); os.setuid(alice)
+    held = []
+    for name in ("control.sock", "kms.sock"):
+        for _ in range(300):
+            s = socket.socket(socket.AF_UNIX)
+            s.settimeout(5)
+            try:
+                s.connect(store + "/" + name)
+            except OSError:
+                break
+            held.append(s)
+    os.write(w, b"x")
+    signal.pause()   # until killed
+os.close(w)
+assert os.read(r, 1) == b"x"
+try:
+    def demote():
+        os.setgroups([]); os.setgid(bob); os.setuid(bob)
+    out = subprocess.run([kmsfs, "bucket", "list"], preexec_fn=demote, capture_output=True, timeout=30)
+    assert out.returncode == 0 and b"box" in out.stdout, out
+    s = socket.socket(socket.AF_UNIX)
+    child = os.fork()
+    if child == 0:
+        demote()
+        s.settimeout(20)
+        s.connect(store + "/kms.sock")
+        s.sendall(b"POST / HTTP/1.1\r\nHost: kms\r\nX-Amz-Target: TrentService.ListKeys\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: 2\r\n\r\n{}")
+        os._exit(0 if s.recv(9) == b"HTTP/1.1 " else 1)
+    assert os.waitpid(child, 0)[1] == 0, "kms.sock"
+finally:
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+EOF
+
+story "what a caller's or root's environment says moves no daemon of root"
+works mkdir "$T/evil"
+printf '#!/bin/sh\ntouch %s/ran\nexit 1\n' "$T/evil" >"$T/evil/fusermount3"
+works chmod -R 755 "$T/evil"
+works chmod 777 "$T/evil"
+works as alice env PATH="$T/evil:$PATH" _FUSE_COMMFD=7 LD_PRELOAD="$T/evil/none.so" FUSERMOUNT_PROG="$T/evil/fusermount3" kmsfs mount "$T/home/alice/other"
+prints "from alice" as alice cat "$T/home/alice/other/box/f"
+works as alice env PATH="$T/evil:$PATH" kmsfs umount "$T/home/alice/other"
+refused "No such file" ls "$T/evil/ran"
+
 story "unmounting is for whoever mounted, and for root"
 exits 1 "denied|own|allowed|permitted|belong" as alice kmsfs umount "$b"
 works as bob ls "$b"

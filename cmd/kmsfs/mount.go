@@ -104,6 +104,9 @@ func showMount(c *cli.Context, raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return fmt.Errorf("read the result of mount: %w", err)
 	}
+	if m.AllowOther {
+		note(c, "allow_other: every user and program of this machine enters %s as the principal %s, with all rights that it has", m.Dir, m.Principal)
+	}
 	return show(c, m, func(io.Writer) {})
 }
 

@@ -10,9 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const seedEnv = "KMSFS_TEST_SEED"
@@ -42,12 +45,14 @@ type pair struct {
 	r     *rand.Rand
 	dirs  []string
 	files map[string][]byte
+	modes map[string]os.FileMode
+	notes map[string]string      // an extended attribute; empty: none
 	open  map[string][2]*os.File // kept open on both mounts, so that pages stay cached
 	step  int
 }
 
 func coherenceChild(t *testing.T, dirs []string) {
-	p := &pair{t: t, r: seed(t), dirs: dirs, files: map[string][]byte{}, open: map[string][2]*os.File{}}
+	p := &pair{t: t, r: seed(t), dirs: dirs, files: map[string][]byte{}, modes: map[string]os.FileMode{}, notes: map[string]string{}, open: map[string][2]*os.File{}}
 	for p.step = range scale(500, 10_000) {
 		side := p.r.IntN(2)
 		p.change(side)
@@ -86,11 +91,27 @@ func (p *pair) change(side int) {
 	name := p.name()
 	path := filepath.Join(p.dirs[side], name)
 	was, exists := p.files[name]
-	switch op := p.r.IntN(10); {
+	switch op := p.r.IntN(15); {
 	case !exists:
 		data := p.data(20000)
 		p.ok(os.WriteFile(path, data, 0o644))
-		p.files[name] = data
+		p.files[name], p.modes[name], p.notes[name] = data, 0o644, ""
+	case op == 10:
+		mode := os.FileMode(0o600 + p.r.IntN(64))
+		p.ok(os.Chmod(path, mode))
+		p.modes[name] = mode
+	case op == 11:
+		if p.notes[name] != "" && p.r.IntN(3) == 0 {
+			p.ok(unix.Removexattr(path, "user.note"))
+			p.notes[name] = ""
+			break
+		}
+		p.notes[name] = fmt.Sprintf("step %d", p.step)
+		p.ok(unix.Setxattr(path, "user.note", []byte(p.notes[name]), 0))
+	case op == 12:
+		p.files[name] = p.mapped(name, path, was)
+	case op == 13:
+		p.locked(name, side)
 	case op == 0:
 		p.drop(name)
 		p.ok(os.Remove(path))
@@ -101,7 +122,7 @@ func (p *pair) change(side int) {
 		p.drop(to)
 		p.ok(os.Rename(path, filepath.Join(p.dirs[side], to)))
 		delete(p.files, name)
-		p.files[to] = was
+		p.files[to], p.modes[to], p.notes[to] = was, p.modes[name], p.notes[name]
 	case op == 2:
 		n := p.r.IntN(30000)
 		p.ok(os.Truncate(path, int64(n)))
@@ -141,6 +162,69 @@ func (p *pair) change(side int) {
 	}
 }
 
+// mapped stores through a mapping; what counts is msync.
+func (p *pair) mapped(name, path string, was []byte) []byte {
+	p.drop(name) // a file that is open for writing elsewhere cannot be mapped
+	if len(was) == 0 {
+		return was
+	}
+	var f *os.File
+	var m []byte
+	for began := time.Now(); ; { // the kernel tells of the end of the other mount's handle when it likes
+		var err error
+		f, err = os.OpenFile(path, os.O_RDWR, 0)
+		p.ok(err)
+		if m, err = unix.Mmap(int(f.Fd()), 0, len(was), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+			break
+		}
+		p.ok(f.Close())
+		if !errors.Is(err, unix.ENODEV) || time.Since(began) > 10*time.Second {
+			p.ok(err)
+		}
+	}
+	if !bytes.Equal(m, was) {
+		p.t.Errorf("step %d: a mapping of %s differs from what was written, first at %d", p.step, name, firstDiff(m, was))
+	}
+	now := slices.Clone(was)
+	off := p.r.IntN(len(was))
+	copy(now[off:], p.data(5000))
+	copy(m[off:], now[off:])
+	p.ok(unix.Msync(m, unix.MS_SYNC))
+	p.ok(errors.Join(unix.Munmap(m), f.Close()))
+	return now
+}
+
+// locked takes a lock through one mount and looks at it through the other, where it is over when it is given up.
+func (p *pair) locked(name string, side int) {
+	var f [2]*os.File
+	for i := range f {
+		var err error
+		f[i], err = os.OpenFile(filepath.Join(p.dirs[i], name), os.O_RDWR, 0)
+		p.ok(err)
+	}
+	from := int64(p.r.IntN(100))
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: from, Len: 10}
+	see := func(want int16) {
+		got := unix.Flock_t{Type: unix.F_RDLCK, Start: from + 5, Len: 1}
+		p.ok(unix.FcntlFlock(f[1-side].Fd(), unix.F_OFD_GETLK, &got))
+		if got.Type != want {
+			p.t.Errorf("step %d: %s: the other mount sees lock type %d, want %d", p.step, name, got.Type, want)
+		}
+	}
+	p.ok(unix.FcntlFlock(f[side].Fd(), unix.F_OFD_SETLK, &lock))
+	see(unix.F_WRLCK)
+	if p.r.IntN(2) == 0 {
+		lock.Type = unix.F_UNLCK
+		p.ok(unix.FcntlFlock(f[side].Fd(), unix.F_OFD_SETLK, &lock))
+		see(unix.F_UNLCK)
+	}
+	p.ok(f[side].Close())
+	if err := unix.FcntlFlock(f[1-side].Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK, Start: from, Len: 10}); err != nil {
+		p.t.Errorf("step %d: lock after the other's close: %v", p.step, err)
+	}
+	p.ok(f[1-side].Close())
+}
+
 func (p *pair) data(limit int) []byte {
 	b := make([]byte, 1+p.r.IntN(limit))
 	c := byte('a' + p.step%26)
@@ -178,6 +262,13 @@ func (p *pair) look(side int) {
 			p.t.Errorf("step %d: stat %s: %v, want %d bytes (is %v)", p.step, name, err, len(want), st)
 			continue
 		}
+		if st.Mode().Perm() != p.modes[name] {
+			p.t.Errorf("step %d: mode of %s: %o, want %o", p.step, name, st.Mode().Perm(), p.modes[name])
+		}
+		note := make([]byte, 64)
+		if n, err := unix.Getxattr(filepath.Join(dir, name), "user.note", note); string(note[:max(n, 0)]) != p.notes[name] {
+			p.t.Errorf("step %d: xattr of %s: %q %v, want %q", p.step, name, note[:max(n, 0)], err, p.notes[name])
+		}
 		var got []byte
 		if f, ok := p.open[name]; ok && p.r.IntN(2) == 0 {
 			got = make([]byte, len(want)+10)
@@ -199,6 +290,83 @@ func firstDiff(a, b []byte) int {
 		}
 	}
 	return min(len(a), len(b))
+}
+
+// TestAppends appends records through both mounts at once, two writers on each, while others read: none is lost, torn or invented, and
+// each writer's come in his order.
+func TestAppends(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.user("alice", "AmazonS3FullAccess")
+	w.bucket("shared")
+	a, b := w.mount("admin", Options{}), w.mount("alice", Options{})
+	inChild(t, "appends", filepath.Join(a, "shared", "log"), filepath.Join(b, "shared", "log"))
+}
+
+func appendsChild(t *testing.T, paths []string) {
+	const writers = 4
+	records := scale(300, 5000)
+	record := func(w, i int) string {
+		return fmt.Sprintf("%d:%06d:%s\n", w, i, strings.Repeat("x", (w*1000+i*37)%900))
+	}
+	check := func(path string, whole bool) {
+		text, err := os.ReadFile(path)
+		must(t, err)
+		lines := strings.SplitAfter(string(text), "\n")
+		var next [writers]int
+		for n, line := range lines[:len(lines)-1] {
+			w := int(line[0] - '0')
+			if w < 0 || w >= writers || line != record(w, next[w]) {
+				t.Errorf("%s: line %d is %.40q", path, n, line)
+				return
+			}
+			next[w]++
+		}
+		if tail := lines[len(lines)-1]; whole && tail != "" {
+			t.Errorf("%s: ends in %.40q", path, tail)
+		}
+		for w := range next {
+			if whole && next[w] != records {
+				t.Errorf("%s: %d records of writer %d, want %d", path, next[w], w, records)
+			}
+		}
+	}
+	must(t, os.WriteFile(paths[0], nil, 0o644))
+	var all, readers sync.WaitGroup
+	done := make(chan struct{})
+	for w := range writers {
+		f, err := os.OpenFile(paths[w%2], os.O_WRONLY|os.O_APPEND, 0)
+		must(t, err)
+		all.Go(func() {
+			for i := range records {
+				if _, err := f.WriteString(record(w, i)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, path := range paths {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					check(path, false)
+				}
+			}
+		})
+	}
+	all.Wait()
+	close(done)
+	readers.Wait()
+	for _, path := range paths {
+		check(path, true)
+	}
 }
 
 // TestMirror writes the same pages through both mounts at once: each WRITE has a notification to send to the other mount, whose pages

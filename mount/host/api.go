@@ -101,6 +101,8 @@ type MountInfo struct {
 	Options   []string  `json:"options,omitempty"`
 	Since     time.Time `json:"since"`
 	By        uint32    `json:"mountedByUid"`
+
+	AllowOther bool `json:"allowOther,omitempty"` // every local user enters it as the principal
 }
 
 // UmountArgs end a mount.

@@ -151,6 +151,9 @@ func (c *call) mount(a MountArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.info.AllowOther {
+		d.log.Warn("allow_other: every user of this machine enters the mount as its principal", "dir", m.info.Dir, "principal", m.info.Principal)
+	}
 	d.log.Info("mounted", "dir", m.info.Dir, "principal", m.info.Principal, "uid", m.info.UID, "by", m.info.By)
 	if !a.Wait {
 		return m.info, nil
@@ -282,6 +285,7 @@ func (c *call) makeMount(a MountArgs) (*mounted, error) {
 		server: server, session: s, kernel: d.cfg.Kernel, gone: make(chan struct{}),
 		info: MountInfo{
 			Dir: dir, Principal: c.as, UID: opts.UID, GID: opts.GID, Options: a.Options, Since: d.cfg.Clock(), By: c.peer.UID,
+			AllowOther: opts.AllowOther,
 		},
 	}, nil
 }
