@@ -124,6 +124,7 @@ type Status struct {
 	Mounts     []MountInfo `json:"mounts"`
 	Space      *Space      `json:"space,omitempty"`
 	KMS        string      `json:"kmsAddress,omitempty"` // host:port of the KMS endpoint
+	Goroutines int         `json:"goroutines,omitempty"` // of the daemon
 }
 
 // Space is how full the store is, in bytes.

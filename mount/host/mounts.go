@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -51,6 +52,7 @@ func (c *call) status() (any, error) {
 	s := Status{
 		Running: d.cfg.Mount != nil, Store: d.cfg.Dir, StoreID: d.cfg.Info.StoreID, Account: d.cfg.Info.Account,
 		Region: d.cfg.Info.Region, PID: d.cfg.PID, Since: &d.since, Persistent: d.cfg.Persistent, Mounts: []MountInfo{}, KMS: d.kmsAddress(),
+		Goroutines: runtime.NumGoroutine(),
 	}
 	for _, m := range d.table() {
 		// A mount that one may not end one need not see.

@@ -22,7 +22,7 @@ func openBadger(dir string, inv inventory, opt Options) (db *badger.DB, err erro
 	if err := checkInventory(dir, inv); err != nil {
 		return nil, err
 	}
-	if err := checkTables(dir); err != nil {
+	if err := checkTables(dir, inv); err != nil {
 		return nil, err
 	}
 	o := badger.DefaultOptions(dir).

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/pb"
+	"github.com/dgraph-io/badger/v4/table"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
@@ -37,8 +38,8 @@ import (
 
 const (
 	inventoryName = "INVENTORY"
-	inventorySlot = 4096
-	logHeader     = 20 // bytes that Badger begins a log with
+	inventorySlot = 1 << 20 // of which little is used: the rest is a hole
+	logHeader     = 20      // bytes that Badger begins a log with
 )
 
 // inventory is what Badger's files held when the redo log was cut.
@@ -48,6 +49,7 @@ type inventory struct {
 	Logs     map[string]stretch `json:"logs"`             // of memory tables
 	Active   string             `json:"active,omitempty"` // the log of the newest one
 	MaxTable uint64             `json:"maxTable"`         // highest number of a table
+	Tables   []byte             `json:"tables,omitempty"` // of each its number and its mark, four bytes each, little-endian
 }
 
 // stretch is the beginning of a file.
@@ -58,8 +60,36 @@ type stretch struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// takeInventory looks at Badger's files. No rows may be moved meanwhile; Badger may flush and compact.
-func takeInventory(dir string) (inventory, error) {
+// mark tells one table from another: the checksum of the end of its file, where the checksum of its index is.
+func mark(name string) (uint32, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	end := make([]byte, min(st.Size(), 32))
+	_, err = f.ReadAt(end, st.Size()-int64(len(end)))
+	return crc32.Checksum(end, castagnoli), err
+}
+
+// marks gives the tables of an inventory.
+func (inv inventory) marks() map[uint64]uint32 {
+	out := make(map[uint64]uint32, len(inv.Tables)/8)
+	for t := range slices.Chunk(inv.Tables, 8) {
+		if len(t) == 8 {
+			out[uint64(binary.LittleEndian.Uint32(t))] = binary.LittleEndian.Uint32(t[4:])
+		}
+	}
+	return out
+}
+
+// takeInventory looks at Badger's files. No rows may be moved meanwhile; Badger may flush and compact. known has the marks of tables,
+// which never change, and gets those of new ones.
+func takeInventory(dir string, known map[uint64]uint32) (inventory, error) {
 	inv := inventory{Logs: map[string]stretch{}}
 	names, err := filepath.Glob(filepath.Join(dir, "*.mem"))
 	if err != nil {
@@ -83,13 +113,33 @@ func takeInventory(dir string) (inventory, error) {
 		return inv, err
 	}
 	inv.Manifest.Length = manifestHeader
+	live := map[uint64]bool{}
 	for end, changes := range manifestChanges(manifest, manifestHeader) {
 		inv.Manifest.Length = end
 		for _, c := range changes {
+			delete(live, c.Id)
 			if c.Op == pb.ManifestChange_CREATE {
 				inv.MaxTable = max(inv.MaxTable, c.Id)
+				live[c.Id] = true
 			}
 		}
+	}
+	for id := range known {
+		if !live[id] {
+			delete(known, id)
+		}
+	}
+	for id := range live {
+		m, ok := known[id]
+		if !ok {
+			if m, err = mark(table.NewFilename(id, dir)); errors.Is(err, fs.ErrNotExist) {
+				continue // compacted away since
+			} else if err != nil {
+				return inv, err
+			}
+			known[id] = m
+		}
+		inv.Tables = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(inv.Tables, uint32(id)), m)
 	}
 	if int64(len(manifest)) < inv.Manifest.Length {
 		return inv, fmt.Errorf("the manifest has %d bytes: %w", len(manifest), kv.ErrCorrupt)
@@ -151,7 +201,7 @@ func (s stretch) begins(name string) (bool, error) {
 
 // settleBadger makes what was moved durable, and writes down what there is then.
 func (s *Store) settleBadger() error {
-	inv, err := takeInventory(s.badgerDir) // of before the sync, so that nothing in it may be lost
+	inv, err := takeInventory(s.badgerDir, s.marks) // of before the sync, so that nothing in it may be lost
 	if err != nil {
 		return fmt.Errorf("badgerkv: inventory: %w", err)
 	}
@@ -176,17 +226,17 @@ func (inv inventory) write(name string) error {
 	if err != nil {
 		return err
 	}
-	b := make([]byte, 8, inventorySlot)
+	b := make([]byte, 8, 8+len(text))
 	binary.LittleEndian.PutUint32(b, uint32(len(text)))
 	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(text, castagnoli))
 	if b = append(b, text...); len(b) > inventorySlot {
-		return fmt.Errorf("%d logs are too many", len(inv.Logs))
+		return fmt.Errorf("%d logs and %d tables are too many", len(inv.Logs), len(inv.Tables)/8)
 	}
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(b[:inventorySlot], int64(inv.Number%2)*inventorySlot)
+	_, err = f.WriteAt(b, int64(inv.Number%2)*inventorySlot)
 	return errors.Join(err, f.Close())
 }
 

@@ -27,7 +27,8 @@ type Store struct {
 	room      room
 	syncPath  func(path string) error
 
-	inventories uint64 // that were taken; used by who moves rows
+	inventories uint64            // that were taken; used by who moves rows, as is the next
+	marks       map[uint64]uint32 // of tables, see takeInventory
 
 	commit sync.Mutex // held by the one commit at a time, and while the active overlay is changed for another
 
@@ -81,7 +82,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.inventories = inv.Number
+	s.inventories, s.marks = inv.Number, inv.marks()
 	if s.db, err = openBadger(s.badgerDir, inv, opt); err != nil {
 		return nil, err
 	}

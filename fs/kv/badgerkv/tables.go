@@ -26,7 +26,7 @@ import (
 // its own, where damaged bytes are a panic that nobody can catch, or an exit. And where the key of a row is damaged, Badger finds an older
 // version of the row, which authenticates. So a table with a wrong checksum is refused. Tables that the manifest does not name are what a
 // crash left of a table being written; Badger removes them.
-func checkTables(dir string) error {
+func checkTables(dir string, inv inventory) error {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a new store; or one that lost its manifest, whose rows will be missed
@@ -38,6 +38,7 @@ func checkTables(dir string) error {
 	if err != nil {
 		return err
 	}
+	marks := inv.marks()
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for id, m := range manifest.Tables {
@@ -46,6 +47,11 @@ func checkTables(dir string) error {
 		}
 		g.Go(func() error {
 			name := table.NewFilename(id, dir)
+			if want, ok := marks[id]; ok {
+				if m, err := mark(name); err == nil && m != want {
+					return fmt.Errorf("badgerkv: table %s is not the one that was there: %w", filepath.Base(name), kv.ErrCorrupt)
+				}
+			}
 			if err := checkTable(name, id); err != nil {
 				return fmt.Errorf("badgerkv: table %s: %w", filepath.Base(name), err)
 			}

@@ -253,6 +253,17 @@ func TestInventory(t *testing.T) {
 		}
 		return err
 	})
+	tables, err := filepath.Glob(filepath.Join(left, "db", "*.sst"))
+	if err != nil || len(tables) < 2 {
+		t.Fatal(tables, err)
+	}
+	refused("a table in place of another", func() error {
+		b, err := os.ReadFile(tables[0])
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "db", filepath.Base(tables[1])), b, 0o600)
+		}
+		return err
+	})
 	// Without the inventory there is nothing to compare, and nothing lost.
 	inventory := filepath.Join(dir, "db", inventoryName)
 	if err := opens("without the inventory", func() error { return os.Remove(inventory) }); err != nil {
