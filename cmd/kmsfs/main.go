@@ -24,7 +24,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	app := newApp(streams{os.Stdin, os.Stdout, os.Stderr})
-	app.Metadata = map[string]any{isProgram: true}
+	app.Metadata[isProgram] = true
 	code := runApp(ctx, app, os.Args)
 	stop()
 	os.Exit(code)
