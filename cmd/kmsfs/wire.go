@@ -163,7 +163,8 @@ func segmentReserve(dir string) int64 {
 	return 2 * min(max(total/8, 32<<20), 256<<20)
 }
 
-// reportRecovery says which files an unclean stop touched.
+// reportRecovery says which files an unclean stop touched: by number, because
+// names are nothing for a log. find -inum N tells the name on a mount.
 func (s *store) reportRecovery() {
 	r := s.volume.Recovery()
 	if !r.Unclean {
@@ -171,11 +172,7 @@ func (s *store) reportRecovery() {
 	}
 	s.log.Warn("the store was not closed in order", "checked", r.Checked, "files", len(r.Files))
 	for _, f := range r.Files {
-		path := "without a name"
-		if names, err := s.volume.Names(f.Ino); err == nil && len(names) > 0 {
-			path = names[0].Bucket + "/" + names[0].Key
-		}
-		s.log.Warn("bytes that were never synced are gone", "file", path, "inode", f.Ino, "lost", f.Lost, "restored", f.Restored, "size", f.Size)
+		s.log.Warn("bytes that were never synced are gone", "inode", f.Ino, "lost", f.Lost, "restored", f.Restored, "size", f.Size)
 	}
 }
 

@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# No name, attribute, content, key or passphrase is in any byte of the store or in a line of the log, whatever happens to the daemon;
+# nor in its memory when the mount is gone. Every such thing here is a marker of its own, and scan.py looks for all of them.
+# shellcheck disable=SC2154 # marker assigns the variables
+. "$(dirname "$0")/lib.sh"
+needs_root
+here=$(cd "$(dirname "$0")" && pwd)
+
+# marker NAME: a new text that is nowhere else. It is the variable NAME from then on, and in the list to look for.
+marker() {
+  declare -g "$1=${1//_/}$(od -An -N9 -tx1 /dev/urandom | tr -d ' \n')"
+  printf '%s\t%s\n' "$1" "${!1}" >>"$T/${2:-markers}"
+}
+for m in file_name dir_name link_name link_target xattr_name xattr_value content_inline content_small content_large content_append \
+  content_lost content_tmp context_name context_value passphrase second_phrase renamed removed; do
+  marker "$m"
+done
+# What stays in the open store's memory as long as it is open: looked for in files alone.
+for m in bucket_name alias_name description policy_sid principal_name group_name new_bucket; do marker "$m" documents; done
+cat "$T/markers" "$T/documents" >"$T/all"
+
+scan() { /usr/bin/python3 "$here/scan.py" "$@"; }
+scan_log() { # the daemon's log may name principals and aliases, for operators
+  mkdir -p "$T/logs" && cp "$T/store"/daemon.log* "$T/logs/" && dd if=/dev/zero of="$T/logs/filling" bs=1M count=1 status=none
+  scan "$T/markers" "$T/logs"
+}
+export here T
+share scan scan_log
+
+bucket=${bucket_name//_/}
+printf '%s\n' "$passphrase" >"$T/pass1"
+printf '%s\n' "$second_phrase" >"$T/pass2"
+export KMSFS_PASSPHRASE_FILE=$T/pass1
+
+story "a store, and everything that can be named or described"
+works kmsfs init --passphrase-file "$T/pass1" --admin admin
+works kmsfs serve --debug
+works kmsfs unlock add passphrase --new-passphrase-file "$T/pass2"
+works kmsfs principal create "$principal_name" --policy AmazonS3FullAccess
+works kmsfs group create "$group_name"
+works kmsfs key create --alias "${alias_name}" --description "$description"
+printf '{"Version":"2012-10-17","Statement":[{"Sid":"%s","Effect":"Allow","Action":"s3:*","Resource":"*"}]}' "$policy_sid" >"$T/policy.json"
+works kmsfs principal attach "$principal_name" "$T/policy.json"
+works kmsfs bucket create "$bucket" --sse "aws:kms:alias/$alias_name"
+works kmsfs bucket create "${new_bucket//_/}"
+works kmsfs principal access-key create admin
+grep -oE '[A-Za-z0-9+/]{40}' "$T/.io/out" | sed 's/^/access_secret\t/' >>"$T/all"
+works grep -q access_secret "$T/all"
+works mkdir "$T/m"
+works kmsfs mount --principal admin "$T/m"
+
+# fill MARKER BYTES: that many bytes of the marker, again and again.
+fill() { yes "$1" | head -c "$2"; }
+share fill
+
+# use DIR: every kind of thing that leaves a trace.
+use() {
+  # shellcheck source=/dev/null
+  . "$T/vars"
+  mkdir -p "$1/$dir_name" && cd "$1/$dir_name" || return 1
+  fill "$content_inline" 900 >"$file_name" && fill "$content_small" 20000 >"small$file_name" && fill "$content_large" 6000000 >"large$file_name"
+  fill "$content_append" 5000 >>"large$file_name"
+  setfattr -n "user.$xattr_name" -v "$xattr_value" "$file_name"
+  setfattr -n user.s3.sse -v "aws:kms:alias/$alias_name;context=$(printf '{"%s":"%s"}' "$context_name" "$context_value" | base64 -w0)" "small$file_name"
+  ln -sf "$link_target" "$link_name" && ln -f "$file_name" "hard$link_name"
+  echo x >"$removed" && mv "$removed" "$renamed" && echo y >"$removed" && rm "$removed"
+  seq 400 | while read -r i; do echo "$content_small" >"$file_name.$i"; done
+  rm -f "$file_name".?
+  getfattr -d "$file_name" && cat "$file_name" "large$file_name" | wc -c && ls -lR . && sync
+}
+# The daemon must not have them from its environment.
+declare -p file_name dir_name link_name link_target xattr_name xattr_value content_inline content_small content_large content_append \
+  content_lost context_name context_value renamed removed alias_name | sed "s/^declare -- //" >"$T/vars"
+share use
+
+story "used, killed in the middle of writing, and used again"
+LIMIT=240 works use "$T/m/$bucket"
+WHO=root python "a file without a name, a hole, a mapping" "$T/m/$bucket" "$content_tmp" <<'PY'
+import mmap, os, sys
+where, text = sys.argv[1], sys.argv[2].encode()
+fd = os.open(where, os.O_TMPFILE | os.O_RDWR, 0o600)
+os.write(fd, text * 100)
+with open(where + "/mapped" + sys.argv[2], "w+b") as f:
+    f.truncate(1 << 20)
+    m = mmap.mmap(f.fileno(), 1 << 20)
+    m[5000:5000 + len(text)] = text
+    m.flush()
+PY
+(while :; do fill "$content_lost" 300000 >"$T/m/$bucket/$content_lost.$RANDOM"; done) 2>/dev/null &
+writer=$!
+within 20 sh -c "ls $T/m/$bucket/$content_lost.* | head -n 3 | grep -c . | grep -qx 3"
+for p in $(daemons); do ! tr '\0' '\n' <"/proc/$p/cmdline" | grep -qx serve || kill -9 "$p"; done
+kill "$writer" 2>/dev/null
+wait "$writer" 2>/dev/null
+within 20 no_daemon
+works scan "$T/all" "$T/store"
+works scan_log
+works kmsfs serve --debug
+works kmsfs mount --principal admin "$T/m"
+LIMIT=240 works use "$T/m/${new_bucket//_/}"
+works kmsfs audit verify
+works kmsfs gc
+works kmsfs fsck --data
+
+story "the mount is gone, and the daemon goes on: nothing of it is left in memory"
+daemon=""
+for p in $(daemons); do ! tr '\0' '\n' <"/proc/$p/cmdline" | grep -qx serve || daemon=$p; done
+# A data key as KMS hands it out, and the answer that carried it.
+cat >"$T/datakey.py" <<'PY'
+import base64, socket, sys
+body = '{"KeyId":"alias/%s","KeySpec":"AES_256"}' % sys.argv[2]
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.sendall(("POST / HTTP/1.1\r\nHost: kms\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.1\r\n"
+           "X-Amz-Target: TrentService.GenerateDataKey\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)).encode())
+got = b""
+while True:
+    b = s.recv(65536)
+    if not b:
+        break
+    got += b
+plain = got.split(b'"Plaintext":"')[1].split(b'"')[0]
+assert len(base64.b64decode(plain)) == 32
+print("data_key\t" + plain.decode())
+print("data_key_raw\t" + base64.b64decode(plain).hex())
+PY
+works /usr/bin/python3 "$T/datakey.py" "$T/store/kms.sock" "$alias_name"
+cat "$T/.io/out" >>"$T/all"
+grep _raw "$T/.io/out" >>"$T/markers" # the answer's text may stay on a stack of net/http, which no collection overwrites
+# The scanner finds what is there: while it is mounted, names and contents are in memory.
+matches 'as raw, in' bash -c 'scan "$@" || true' bash "$T/markers" "pid:$daemon"
+works kmsfs umount "$T/m"
+within 20 grep -q 'memory tidied' "$T/store/daemon.log"
+works scan "$T/markers" "pid:$daemon"
+
+story "nor in any byte of the store, closed in order or killed"
+works scan_log
+works scan "$T/all" "$T/store"
+works kmsfs stop
+works scan "$T/all" "$T/store"
