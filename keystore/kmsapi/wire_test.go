@@ -132,6 +132,83 @@ func TestMalformedCalls(t *testing.T) {
 	}
 }
 
+// TestMalformedPolicies: a key policy that is wrong gets its error and leaves the one that is there.
+func TestMalformedPolicies(t *testing.T) {
+	r := newRig(t)
+	key := r.newKey("")
+	const ok = `{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"}`
+	statement := func(s string) string { return `{"Version":"2012-10-17","Statement":[` + ok + `,` + s + `]}` }
+	with := func(member, value string) string {
+		m := map[string]string{"Effect": `"Allow"`, "Principal": `"*"`, "Action": `"kms:*"`, "Resource": `"*"`}
+		m[member] = value
+		var parts []string
+		for k, v := range m {
+			if v != "" {
+				parts = append(parts, `"`+k+`":`+v)
+			}
+		}
+		return statement(`{` + strings.Join(parts, ",") + `}`)
+	}
+	shown := r.do("admin", "GetKeyPolicy", out{"KeyId": key})["Policy"]
+	epoch := r.keys.Epoch()
+	for _, c := range []struct{ policy, code, message string }{
+		{`{`, keystore.CodeMalformedPolicy, "*"},
+		{`[]`, keystore.CodeMalformedPolicy, "*"},
+		{`{}`, keystore.CodeMalformedPolicy, "*"},
+		{`{"Version":"2012-10-17"}`, keystore.CodeMalformedPolicy, "*"},
+		{`{"Version":"2020-01-01","Statement":[` + ok + `]}`, keystore.CodeMalformedPolicy, "*"},
+		{`{"Version":"2012-10-17","Statement":[` + ok + `],"Statement":[]}`, keystore.CodeMalformedPolicy, "*"},
+		{statement(`7`), keystore.CodeMalformedPolicy, "*"},
+		{with("Effect", `"Maybe"`), keystore.CodeMalformedPolicy, "*"},
+		{with("Effect", ""), keystore.CodeMalformedPolicy, "*"},
+		{with("Principal", ""), keystore.CodeMalformedPolicy, "*"},
+		{with("Principal", `{"AWS":[]}`), keystore.CodeMalformedPolicy, "*"},
+		{with("Principal", `{"AWS":"arn:aws:iam::111122223333:group/g"}`), keystore.CodeMalformedPolicy, "*"},
+		{with("Principal", `{"AWS":"arn:aws:iam::111122223333:user/al*"}`), keystore.CodeMalformedPolicy, "*"},
+		{with("Principal", `{"AWS":"nobody"}`), keystore.CodeMalformedPolicy, "*"},
+		{
+			with("Principal", `{"AWS":"arn:aws:iam::111122223333:user/ghost"}`), keystore.CodeMalformedPolicy,
+			"Policy contains a statement with one or more invalid principals: arn:aws:iam::111122223333:user/ghost",
+		},
+		{
+			with("Principal", `{"AWS":"AIDAZZZZZZZZZZZZZZZZZ"}`), keystore.CodeMalformedPolicy,
+			"Policy contains a statement with one or more invalid principals: AIDAZZZZZZZZZZZZZZZZZ",
+		},
+		{with("Action", `"Decrypt"`), keystore.CodeMalformedPolicy, "*"},
+		{with("Action", `7`), keystore.CodeMalformedPolicy, "*"},
+		{with("Condition", `{"StringLikes":{"aws:username":"x"}}`), keystore.CodeMalformedPolicy, "*"},
+		{with("Condition", `{"DateLessThan":{"aws:CurrentTime":"soon"}}`), keystore.CodeMalformedPolicy, "*"},
+		{with("Condition", `{"ForAllValues:StringEquals":{"kms:EncryptionContext:a":"x"}}`), keystore.CodeMalformedPolicy, "*"},
+		{with("Nonsense", `"x"`), keystore.CodeMalformedPolicy, "*"},
+		{with("Sid", `"`+"\u0001"+`"`), keystore.CodeMalformedPolicy, "*"},
+		{statement(ok) + strings.Repeat(" ", 33<<10), keystore.CodeLimitExceeded, "*"},
+		{
+			`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:Decrypt","Resource":"*"}]}`,
+			keystore.CodeMalformedPolicy, "The new key policy will not allow you to update the key policy in the future.",
+		},
+	} {
+		body, err := json.Marshal(map[string]string{"KeyId": key, "Policy": c.policy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := r.call("admin", "PutKeyPolicy", string(body))
+		if a.status != http.StatusBadRequest || a.code != c.code || c.message != "*" && a.message != c.message {
+			t.Errorf("%.300s: %d %s %q, want %s %q", c.policy, a.status, a.code, a.message, c.code, c.message)
+		}
+	}
+	if now := r.do("admin", "GetKeyPolicy", out{"KeyId": key})["Policy"]; now != shown || r.keys.Epoch() != epoch {
+		t.Errorf("a refused policy changed something: %v", now)
+	}
+	// An encryption context that is too large, and one that is no map of strings.
+	big, err := json.Marshal(map[string]any{"KeyId": key, "Plaintext": "eA==", "EncryptionContext": map[string]string{"k": strings.Repeat("v", 8192)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := r.call("admin", "Encrypt", string(big)); a.code != invalid {
+		t.Errorf("a large context: %d %s %s", a.status, a.code, a.message)
+	}
+}
+
 // TestRequests: what is no call of the protocol at all.
 func TestRequests(t *testing.T) {
 	r := newRig(t)
