@@ -250,3 +250,18 @@ func TestGrantToTheAccount(t *testing.T) {
 		wants(t, err, CodeAccessDenied, "*")
 	}
 }
+
+func TestTimedKeys(t *testing.T) {
+	w := newWorld(t)
+	plain := w.key("default")
+	m, err := w.CreateKey(w.admin(), CreateKeyInput{Policy: []byte(`{"Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"},
+		{"Effect":"Deny","Principal":"*","Action":"kms:Decrypt","Resource":"*","Condition":{"DateGreaterThan":{"aws:CurrentTime":"2030-01-01"}}}]}`)})
+	must(t, err)
+	if got := w.Timed(); len(got) != 1 || got[0] != m.ARN {
+		t.Errorf("%v, want %s and not %s", got, m.ARN, plain)
+	}
+	must(t, w.PutKeyPolicy(w.admin(), m.ARN, testVectors(t).KeyPolicies["default"], false))
+	if got := w.Timed(); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+}

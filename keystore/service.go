@@ -156,6 +156,20 @@ func (s *Service) OnChange(fn func(keyARN string)) {
 	s.onChange = append(slices.Clip(s.onChange), fn)
 }
 
+// Timed lists the ARNs of keys whose policies have conditions on the time of day: decisions about them change without any of the changes
+// that OnChange tells of.
+func (s *Service) Timed() []string {
+	s.index.RLock()
+	defer s.index.RUnlock()
+	var arns []string
+	for _, k := range s.keys {
+		if snap := k.snapshot(); !snap.deleted() && !k.hidden && snap.policy.Volatile() {
+			arns = append(arns, k.arn)
+		}
+	}
+	return arns
+}
+
 // Epoch grows with every change that OnChange tells of.
 func (s *Service) Epoch() uint64 { return s.epoch.Load() }
 

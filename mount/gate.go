@@ -51,6 +51,7 @@ func (a action) String() string { return actionNames[a] }
 type view struct {
 	epoch   uint64
 	who     *policy.Identity // nil: the principal is gone, everything is refused
+	timed   bool             // what he may do depends on the time of day
 	clock   func() time.Time
 	buckets sync.Map // Ino -> *bucketView
 }
@@ -300,7 +301,7 @@ func (s *Session) lookAgain(epoch uint64) *view {
 	if err != nil {
 		s.log.Warn("principal without identity: everything is refused", "err", err)
 	} else {
-		v.who = who
+		v.who, v.timed = who, timed(who)
 	}
 	if old := s.rights.Load(); old == nil || old.epoch < epoch {
 		s.rights.CompareAndSwap(old, v)

@@ -395,7 +395,7 @@ func (h *Handle) decide() error {
 		resealed = sealing.Method != h.method || sealing.KeyARN != h.keyARN
 	}
 	keyEpoch := s.hub.keyEpoch(sealing.KeyARN)
-	if h.file == nil || resealed || sealing.Method == fs.SSEKMS && (keyEpoch != h.keyEpoch || v.who != h.who) {
+	if h.file == nil || resealed || sealing.Method == fs.SSEKMS && (keyEpoch != h.keyEpoch || v.who != h.who || v.timed) {
 		if err := h.decideKMS(v, sealing); err != nil {
 			return err
 		}

@@ -122,6 +122,8 @@ func NewHub(cfg HubConfig) *Hub {
 	cfg.Principals.OnChange(h.principalChanged)
 	h.done.Add(1)
 	go h.lookAround()
+	h.done.Add(1)
+	go h.watchTime()
 	return h
 }
 

@@ -4,10 +4,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/kmsfs/kmsfs/keystore/audit"
 )
@@ -285,4 +288,44 @@ func TestDeletedUsersDoNotComeBack(t *testing.T) {
 	w.ok(admin.setx("pub", attrPolicy, put))
 	reads(t, "put again, it means the new guest", again, "pub/f", "content of pub/f")
 	want(t, "who may not put a policy does not learn who exists", w.as("ro").setx("pub", attrPolicy, fmt.Sprintf(allow, userARN("ghost"))), ErrAccess)
+}
+
+// A right that ends at a certain time ends for what is open, too, by whichever policy it was given.
+func TestRightsEndWithTime(t *testing.T) {
+	w := tableWorld(t)
+	var mu sync.Mutex
+	now := time.Now()
+	clock := func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	until := now.Add(time.Hour).UTC().Format(time.RFC3339)
+	const allow = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow",%s"Action":%s,"Resource":"*","Condition":{"DateLessThan":{"aws:CurrentTime":"` + "%s" + `"}}}]}`
+	w.user("temp", fmt.Sprintf(allow, "", `["s3:*","kms:*"]`, until))
+	w.user("guest")
+	bucketPolicy := strings.Replace(fmt.Sprintf(allow, `"Principal":{"AWS":"`+userARN("guest")+`"},`, `"s3:*"`, until),
+		`"Resource":"*"`, `"Resource":["arn:aws:s3:::pub","arn:aws:s3:::pub/*"]`, 1)
+	w.ok(w.as("admin").setx("pub", attrPolicy, bucketPolicy))
+	open := func(name, path string) *Handle {
+		t.Helper()
+		s, err := NewSession(SessionConfig{
+			Volume: w.vol, Keystore: w.keys, Principals: w.principals, Principal: name, Hub: w.hub, Clock: clock, Log: slog.New(slog.DiscardHandler),
+		})
+		w.ok(err)
+		t.Cleanup(func() { w.ok(s.Close()) })
+		h, err := (&user{w: w, s: s}).open(path, os.O_RDONLY)
+		w.ok(err)
+		return h
+	}
+	handles := map[string]*Handle{"identity policy": open("temp", "pub/f"), "bucket policy": open("guest", "pub/f")}
+	for name, h := range handles {
+		w.hub.lapse()
+		_, err := read(h)
+		want(t, name+" before its time", err, nil)
+	}
+	mu.Lock()
+	now = now.Add(2 * time.Hour)
+	mu.Unlock()
+	w.hub.lapse()
+	for name, h := range handles {
+		_, err := read(h)
+		want(t, name+" after its time", err, ErrAccess)
+	}
 }
