@@ -18,6 +18,7 @@ func childBodies() map[string]func(*testing.T, []string) {
 
 		"coherence": coherenceChild,
 		"mirror":    mirrorChild,
+		"beside":    besideChild,
 		"appends":   appendsChild,
 		"dirs":      dirsChild,
 		"teller":    tellerChild,
