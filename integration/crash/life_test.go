@@ -181,7 +181,7 @@ func TestRestarts(t *testing.T) {
 	t.Parallel()
 	needs(t)
 	r := newRig(t, "")
-	n := envInt(t, "KMSFS_RESTARTS", 25)
+	n := envInt(t, "KMSFS_RESTARTS", 12)
 	var files []filledFile
 	for i := range n {
 		r.start()

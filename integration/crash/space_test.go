@@ -158,13 +158,19 @@ func (r *rig) hand(role string, files []filledFile) {
 
 func (r *rig) fill(seed uint64, size int64, ops int) filled {
 	r.t.Helper()
-	out := r.wait(r.spawn(task{Role: "fill", Dir: "bucket", Seed: seed, Max: size, Ops: ops, Note: fmt.Sprintf("s%d-", seed)}), "fill", 4*deadline)
-	var f filled
-	if err := json.Unmarshal([]byte(out), &f); err != nil {
-		r.fatal(err, ": ", out)
-	}
+	f := r.tryFill(seed, size, ops)
 	if f.Other != "" {
 		r.fatal("on a full disk: ", f.Other)
+	}
+	return f
+}
+
+// tryFill fills until something fails.
+func (r *rig) tryFill(seed uint64, size int64, ops int) (f filled) {
+	r.t.Helper()
+	out := r.wait(r.spawn(task{Role: "fill", Dir: "bucket", Seed: seed, Max: size, Ops: ops, Note: fmt.Sprintf("s%d-", seed)}), "fill", 4*deadline)
+	if err := json.Unmarshal([]byte(out), &f); err != nil {
+		r.fatal(err, ": ", out)
 	}
 	return f
 }
