@@ -1,15 +1,28 @@
 package crypto
 
 import (
+	"crypto/fips140"
+	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/subtle"
+	"strings"
 )
 
 // HKDF fills out with HKDF-SHA256(secret, salt, info) of RFC 5869, info being its parts one after the other: what crypto/hkdf gives,
 // without its allocations, because a key is derived for every extent and every wrapped key. out has at most 255 times 32 bytes.
+// In FIPS 140-3 mode it is crypto/hkdf, which belongs to the validated module.
 func HKDF(out, secret, salt []byte, info ...string) {
 	if len(out) > 255*sha256.Size {
 		panic("crypto: too much key material asked of HKDF")
+	}
+	if fips140.Enabled() {
+		key, err := hkdf.Key(sha256.New, secret, salt, strings.Join(info, ""), len(out))
+		if err != nil {
+			panic("crypto: hkdf: " + err.Error()) // only an output that is too long fails
+		}
+		copy(out, key)
+		clear(key)
+		return
 	}
 	var prk, t [sha256.Size]byte
 	var room [512]byte // holds what is hashed, unless it is unusually long

@@ -2,6 +2,7 @@ package crypto
 
 import (
 	"bytes"
+	"crypto/fips140"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -76,6 +77,9 @@ func TestHKDFIsHKDF(t *testing.T) {
 }
 
 func TestHKDFAllocatesNothing(t *testing.T) {
+	if fips140.Enabled() {
+		t.Skip("in FIPS mode it is the standard library's")
+	}
 	var out, secret, salt [32]byte
 	info := strings.Repeat("x", 100)
 	if n := testing.AllocsPerRun(100, func() { HKDF(out[:], secret[:], salt[:], info) }); n != 0 {
