@@ -12,6 +12,8 @@ import (
 // RecoveryReport says what opening the volume found and mended after an unclean stop.
 type RecoveryReport struct {
 	Unclean bool
+	Epoch   uint64          // the newest closed epoch that the rows know
+	Older   uint64          // the newer one that the anchor had seen, where that was accepted; 0 otherwise
 	Checked int             // files with extents in epochs that were not closed
 	Files   []RecoveredFile // those of them that had lost bytes
 }
@@ -35,15 +37,18 @@ func (v *Volume) recoverState(super meta.Super) error {
 		if err != nil {
 			return err
 		}
-		if state.Epoch > super.Epoch && !v.cfg.AcceptOlder {
-			return fmt.Errorf("%w: its newest epoch is %d, the epoch file has seen %d", ErrOlder, super.Epoch, state.Epoch)
+		if state.Epoch > super.Epoch {
+			if !v.cfg.AcceptOlder {
+				return fmt.Errorf("%w: its newest epoch is %d, the epoch file has seen %d", ErrOlder, super.Epoch, state.Epoch)
+			}
+			v.report.Older = state.Epoch
 		}
 		clean = state.Clean && state.Epoch == super.Epoch
 		if err := v.cfg.Anchor.Store(AnchorState{Epoch: super.Epoch}); err != nil {
 			return err
 		}
 	}
-	v.report.Unclean = !clean
+	v.report.Unclean, v.report.Epoch = !clean, super.Epoch
 	before := map[Ino]uint64{} // the least size since the last closed epoch
 	newest := super.Epoch
 	err := v.db.View(func(r *meta.Reader) error {

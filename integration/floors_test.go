@@ -51,6 +51,7 @@ var rooms = []room{
 
 	{"fs", 3, []string{"fs/meta", "fs/kv", "fs/extent", "crypto", "crypto/block"}},
 	{"fs/check", 3, []string{"fs/meta", "fs/kv", "fs/extent", "crypto", "crypto/block"}},
+	{"fs/backup", 3, []string{"fs/meta", "fs/kv", "fs/extent", "crypto"}},
 	{"fs/gc", 3, []string{"fs/meta", "fs/kv", "fs/extent", "crypto", "crypto/block"}},
 
 	{"mount", 4, append([]string{"fs", "keystore", "principals"}, vocabulary...)},

@@ -260,7 +260,7 @@ func (s *Service) loadDeleted(id string, doc []byte) error {
 }
 
 // open fills a new service.
-func (s *Service) open(shredPath string) error {
+func (s *Service) open(shredPath string, acceptLost bool) error {
 	known := map[uint32]keyID{}
 	err := s.ledger.Each(kindKey, func(id string, doc []byte) error {
 		var r record
@@ -279,6 +279,11 @@ func (s *Service) open(shredPath string) error {
 	}
 	if s.shred, err = openShred(shredPath, s.root, len(known) == 0); err != nil {
 		return err
+	}
+	if acceptLost {
+		if err := s.forgetLost(); err != nil {
+			return err
+		}
 	}
 	if err := s.load(); err != nil {
 		return err

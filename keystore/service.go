@@ -30,6 +30,9 @@ type Config struct {
 	// inherit. nil = none are known, and names are taken as they are.
 	Principals policy.Directory
 	Logger     *slog.Logger // nil = none
+	// AcceptLost has keys whose shred key is not there count as deleted, instead of refusing the store: after older documents were put
+	// back beside a newer slot file, or a backup whose shred keys were forgotten.
+	AcceptLost bool
 }
 
 // Service is an open keystore. Its methods may be called concurrently.
@@ -63,6 +66,8 @@ type Service struct {
 
 	hooks    sync.Mutex // guards onChange
 	onChange []func(keyARN string)
+
+	lost []string // ARNs of keys that AcceptLost removed
 
 	stop  chan struct{}
 	due   chan struct{} // the earliest due date may have changed
@@ -108,7 +113,7 @@ func Open(c Config) (*Service, error) {
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
-	if err := s.open(c.ShredFile); err != nil {
+	if err := s.open(c.ShredFile, c.AcceptLost); err != nil {
 		return nil, errors.Join(err, s.wipe())
 	}
 	go s.keep()

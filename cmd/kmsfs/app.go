@@ -56,7 +56,7 @@ func newApp(s streams) *cli.App {
 			&cli.BoolFlag{Name: "version", Usage: "print the version"},
 		},
 		Commands: []*cli.Command{
-			cmdInit(), cmdUnlock(), cmdServe(), cmdStatus(), cmdStop(), cmdSupervise(), cmdFsck(), cmdGC(),
+			cmdInit(), cmdUnlock(), cmdServe(), cmdStatus(), cmdStop(), cmdSupervise(), cmdFsck(), cmdGC(), cmdBackup(), cmdRestore(),
 			cmdMount(), cmdUmount(),
 			cmdBucket(), cmdRekey(), cmdStat(),
 			cmdKey(), cmdAlias(), cmdGrant(),
@@ -101,11 +101,13 @@ func finish(c *cli.Command) {
 		return
 	}
 	subs := c.Subcommands
-	c.Action = func(ctx *cli.Context) error {
-		if ctx.Args().Present() {
-			return unknown(c.Name+" command", ctx.Args().First(), subs)
+	if c.Action == nil {
+		c.Action = func(ctx *cli.Context) error {
+			if ctx.Args().Present() {
+				return unknown(c.Name+" command", ctx.Args().First(), subs)
+			}
+			return &usageError{msg: c.Name + " needs a subcommand: " + names(subs), hint: "kmsfs " + c.Name + " --help"}
 		}
-		return &usageError{msg: c.Name + " needs a subcommand: " + names(subs), hint: "kmsfs " + c.Name + " --help"}
 	}
 	for _, sub := range subs {
 		finish(sub)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 
+	volume "github.com/kmsfs/kmsfs/fs"
+	"github.com/kmsfs/kmsfs/fs/backup"
 	"github.com/kmsfs/kmsfs/keystore/rootkey"
 	"github.com/kmsfs/kmsfs/mount/control"
 	"github.com/kmsfs/kmsfs/mount/host"
@@ -73,6 +75,16 @@ func advice(err error) (hint string, code int) {
 		return "chmod 600 the key file", exitLocked
 	case errors.Is(err, rootkey.ErrLocked):
 		return "put the key file back, or give the passphrase with --passphrase-file FILE", exitLocked
+	case errors.Is(err, volume.ErrOlder):
+		return "if you put an older copy of the store in place yourself: kmsfs restore --accept STORE; otherwise someone else did", exitDamaged
+	case errors.Is(err, backup.ErrDamaged):
+		return "restore another snapshot (--snapshot N), or another copy of the backup", exitDamaged
+	case errors.Is(err, backup.ErrVersion):
+		return "use the version of kmsfs that made it, or a newer one", exitUnsupported
+	case errors.Is(err, backup.ErrBusy):
+		return "wait until it is done", exitBusy
+	case errors.Is(err, backup.ErrForeign):
+		return "give the backups of each store a directory of their own", exitFailed
 	case errors.Is(err, host.ErrBusy):
 		return "see what runs: kmsfs status", exitBusy
 	case errors.Is(err, host.ErrServed):

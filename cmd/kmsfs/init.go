@@ -96,7 +96,7 @@ func initStore(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := assemble(dir, info, root, slog.New(slog.DiscardHandler), true)
+	s, err := assemble(dir, info, root, openOptions{Log: slog.New(slog.DiscardHandler), AuditStrict: true})
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ const (
 	keyAnchor   = "kmsfs/anchor/v1"   // authenticates the epoch file
 	keyAudit    = "kmsfs/audit/v1"    // seals and chains the audit log
 	keyKeystore = "kmsfs/keystore/v1" // wraps key material
+	keyBackup   = "kmsfs/backup/v1"   // seals and authenticates backups
 )
 
 // The parts of a store's directory that are not the key-value engine's.
@@ -50,6 +51,9 @@ type openOptions struct {
 	Unlock      rootkey.Unlocker
 	Log         *slog.Logger
 	AuditStrict bool
+	// Accept has a store count that was put back as it was earlier: its rows may be older than its epoch file, and keys whose
+	// shred key is gone are deleted.
+	Accept bool
 }
 
 // store is an open store: every room, from the bottom up.
@@ -59,7 +63,8 @@ type store struct {
 	root *crypto.DataKey
 	log  *slog.Logger
 
-	kv         kv.Store
+	engine     kv.Store // rows as they are stored, sealed
+	kv         kv.Store // rows
 	ledger     *ledger.Ledger
 	anchor     *fs.FileAnchor
 	audit      *audit.Log
@@ -80,12 +85,13 @@ func openStore(dir string, o openOptions) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return assemble(dir, info, root, o.Log, o.AuditStrict)
+	return assemble(dir, info, root, o)
 }
 
 // assemble is where the concrete rooms of a store are put together, and the
 // only place. It owns root from then on.
-func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Logger, auditStrict bool) (s *store, err error) {
+func assemble(dir string, info rootkey.Info, root *crypto.DataKey, o openOptions) (s *store, err error) {
+	log := o.Log
 	s = &store{dir: dir, info: info, root: root, log: log}
 	s.opened(func() error { root.Wipe(); return nil })
 	defer func() {
@@ -101,7 +107,7 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 		return s, err
 	}
 	s.opened(engine.Close)
-	s.kv = sealed.New(engine, s.key(keyRows))
+	s.engine, s.kv = engine, sealed.New(engine, s.key(keyRows))
 	if s.ledger, err = ledger.Open(s.kv, s.key(keyLedger)); err != nil {
 		return s, err
 	}
@@ -110,7 +116,7 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 		return s, err
 	}
 	s.opened(s.anchor.Close)
-	if err := s.openAudit(auditStrict, clock); err != nil {
+	if err := s.openAudit(o.AuditStrict, clock); err != nil {
 		return s, err
 	}
 
@@ -120,6 +126,7 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 	s.keystore, err = keystore.Open(keystore.Config{
 		Ledger: s.ledger, Root: s.key(keyKeystore), ShredFile: filepath.Join(dir, fileShred), Audit: s.audit,
 		Account: info.Account, Region: info.Region, Clock: clock, Logger: log, Principals: s.principals,
+		AcceptLost: o.Accept,
 	})
 	if err != nil {
 		return s, err
@@ -135,6 +142,7 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, log *slog.Log
 	s.opened(s.extents.Close)
 	s.volume, err = fs.Open(fs.Config{
 		KV: s.kv, Extents: s.extents, Key: s.key(keyVolume), StoreID: info.Store, Anchor: s.anchor, Dir: dir, Clock: clock, Log: log,
+		AcceptOlder: o.Accept,
 	})
 	if err != nil {
 		return s, err

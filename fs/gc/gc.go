@@ -4,7 +4,8 @@
 // Two kinds of rows are its work: replaced pieces ('f'), written by the commit that replaced them, and tombstones of removed inodes
 // ('t'), whose pieces, inline bytes and extended attributes are still in place. Either may be worked off once the epoch that wrote it
 // is closed, for until then a power cut may bring back the rows that refer to the bytes. A removed inode that is still open is left
-// alone. Freeing is idempotent and comes before the rows go, so a crash in between repeats it.
+// alone, and so is what died since somebody who copies extents asked to wait (Pin). Freeing is idempotent and comes before the rows go,
+// so a crash in between repeats it.
 package gc
 
 import (
@@ -44,6 +45,9 @@ type Reaper struct {
 	wake    chan struct{}
 	stop    context.CancelFunc
 	done    sync.WaitGroup
+
+	pinMu sync.Mutex
+	pins  map[uint64]int // epochs behind which nothing is freed, and how many ask for it
 
 	extentsFreed, bytes, inodes atomic.Uint64
 	collect                     atomic.Bool // asked for, not done yet
@@ -103,6 +107,37 @@ func (r *Reaper) Close() {
 	r.done.Wait()
 }
 
+// Pin keeps every extent that a row of a file names now, or later, until release is called: what dies from now on is not freed before.
+// What was dead already is. It costs the space of what dies meanwhile.
+func (r *Reaper) Pin() (release func()) {
+	r.pinMu.Lock()
+	defer r.pinMu.Unlock()
+	at := r.vol.ClosedEpoch() // whatever dies from now on dies in a later epoch
+	if r.pins == nil {
+		r.pins = map[uint64]int{}
+	}
+	r.pins[at]++
+	return sync.OnceFunc(func() {
+		r.pinMu.Lock()
+		defer r.pinMu.Unlock()
+		if r.pins[at]--; r.pins[at] == 0 {
+			delete(r.pins, at)
+		}
+		r.Wake()
+	})
+}
+
+// ripe is the newest epoch whose dead may be freed.
+func (r *Reaper) ripe() uint64 {
+	r.pinMu.Lock()
+	defer r.pinMu.Unlock()
+	epoch := r.vol.ClosedEpoch()
+	for at := range r.pins {
+		epoch = min(epoch, at)
+	}
+	return epoch
+}
+
 // Stats says what was reclaimed.
 func (r *Reaper) Stats() Stats {
 	return Stats{Extents: r.extentsFreed.Load(), Bytes: r.bytes.Load(), Inodes: r.inodes.Load()}
@@ -126,7 +161,7 @@ type row struct {
 }
 
 func (r *Reaper) replaced(ctx context.Context) error {
-	db, end := r.vol.Rows(), r.vol.ClosedEpoch()+1
+	db, end := r.vol.Rows(), r.ripe()+1
 	for ctx.Err() == nil {
 		var work []row
 		err := db.View(func(rd *meta.Reader) error {
@@ -164,7 +199,7 @@ func (r *Reaper) replaced(ctx context.Context) error {
 }
 
 func (r *Reaper) tombs(ctx context.Context) error {
-	db, closed := r.vol.Rows(), r.vol.ClosedEpoch()
+	db, closed := r.vol.Rows(), r.ripe()
 	for first := meta.Ino(0); ctx.Err() == nil; {
 		var work []meta.Tomb
 		err := db.View(func(rd *meta.Reader) error {

@@ -76,6 +76,8 @@ func Read(dir string) (Info, error) {
 
 // Unlocker says where Open may look for secrets.
 type Unlocker struct {
+	// KeyFile is tried on every slot of a key file before the file that the slot names; "" = none.
+	KeyFile string
 	// CredentialDir is $CREDENTIALS_DIRECTORY; "" = there are none.
 	CredentialDir string
 	// Passphrase is asked once, and only if no other slot opens. nil = there is none.
@@ -91,6 +93,45 @@ func Open(dir string, u Unlocker) (Info, *crypto.DataKey, error) {
 	if err != nil {
 		return Info{}, nil, err
 	}
+	return h.open(dir, u)
+}
+
+// OpenCopy is Open of a header that is not in a store: that of a backup. Names of key files that are not absolute are looked for in dir.
+func OpenCopy(header []byte, dir string, u Unlocker) (Info, *crypto.DataKey, error) {
+	h, err := parse(header)
+	if err != nil {
+		return Info{}, nil, err
+	}
+	return h.open(dir, u)
+}
+
+// Copy returns the header in dir as it is, once it has been authenticated.
+func Copy(dir string, root *crypto.DataKey) ([]byte, error) {
+	h, err := loadVerified(dir, root)
+	if err != nil {
+		return nil, err
+	}
+	return h.encode()
+}
+
+// Put writes a header that Copy gave into dir, where there must be none: ErrExists.
+func Put(dir string, header []byte, root *crypto.DataKey) error {
+	h, err := parse(header)
+	if err != nil {
+		return err
+	}
+	if err := h.verify(root); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, HeaderFile)); err == nil {
+		return ErrExists
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write the store's header: %w", err)
+	}
+	return write(dir, h, root)
+}
+
+func (h *header) open(dir string, u Unlocker) (Info, *crypto.DataKey, error) {
 	root, err := h.unlock(dir, u)
 	if err != nil {
 		return Info{}, nil, err
@@ -110,6 +151,13 @@ func (h *header) unlock(dir string, u Unlocker) (*crypto.DataKey, error) {
 		var err error
 		switch s.Kind {
 		case KindKeyFile:
+			if u.KeyFile != "" {
+				root, err := s.try(h.Store, dir, u.KeyFile)
+				if err == nil {
+					return root, nil
+				}
+				tried = append(tried, err)
+			}
 			secret, err = KeyFile(dir, s.Name)
 		case KindCredential:
 			secret, err = Credential(u.CredentialDir, s.Name)
@@ -134,6 +182,35 @@ func (h *header) unlock(dir string, u Unlocker) (*crypto.DataKey, error) {
 		tried = append(tried, err)
 	}
 	return nil, fmt.Errorf("%w: %w", ErrLocked, errors.Join(tried...))
+}
+
+// try opens a key file's slot with another file.
+func (s *slot) try(store, dir, path string) (*crypto.DataKey, error) {
+	secret, err := KeyFile(dir, path)
+	if err != nil {
+		return nil, err
+	}
+	defer secret.Wipe()
+	return s.open(store, secret)
+}
+
+// SlotOf finds the slot of a header that the key file at path, which is absolute, opens; ErrNoSlot if there is none.
+func SlotOf(header []byte, path string) (SlotInfo, error) {
+	h, err := parse(header)
+	if err != nil {
+		return SlotInfo{}, err
+	}
+	for i := range h.Slots {
+		s := &h.Slots[i]
+		if s.Kind != KindKeyFile {
+			continue
+		}
+		if root, err := s.try(h.Store, "", path); err == nil {
+			root.Wipe()
+			return s.info(), nil
+		}
+	}
+	return SlotInfo{}, fmt.Errorf("%w that %s opens", ErrNoSlot, path)
 }
 
 func (h *header) unlockPassphrase(u Unlocker) (*crypto.DataKey, error) {

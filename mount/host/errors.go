@@ -59,6 +59,10 @@ func (e *hintedError) Unwrap() error { return e.err }
 // answer turns any error into what the caller gets to see: a stable code, the
 // message, advice and an exit status. It is the only place that does.
 func answer(err error) *control.Error {
+	var done *control.Error
+	if errors.As(err, &done) { // by the keeper
+		return done
+	}
 	e := &control.Error{Code: "Failed", Message: err.Error(), Exit: exitFailed}
 	var hinted *hintedError
 	if errors.As(err, &hinted) {

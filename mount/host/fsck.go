@@ -18,6 +18,8 @@ type Keeper interface {
 	Fsck(ctx context.Context, a FsckArgs, progress func(any) error) (json.RawMessage, error)
 	// Collect frees what nothing refers to. The report is JSON.
 	Collect(ctx context.Context) (json.RawMessage, error)
+	// Backup does what is to be done with a backup directory. The result is JSON.
+	Backup(ctx context.Context, a BackupArgs, progress func(any) error) (json.RawMessage, error)
 }
 
 // FsckArgs say what is checked.
@@ -26,11 +28,14 @@ type FsckArgs struct {
 	Repair bool `json:"repair,omitempty"` // nothing may be mounted
 }
 
-// careCommands are the rows of the table for these commands. Both are the owner's: reports show names of all buckets.
+// careCommands are the rows of the table for these commands. They are the owner's: reports show names of all buckets, and a backup
+// holds everything.
 func careCommands() map[string]command {
 	return map[string]command{
 		CmdFsck: {ownerOnly, with((*call).fsck)},
 		CmdGC:   {ownerOnly, noArgs((*call).gc)},
+
+		CmdBackup: {ownerOnly, with((*call).backup)},
 	}
 }
 

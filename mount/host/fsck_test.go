@@ -34,3 +34,7 @@ func TestRepairNeedsEverythingUnmounted(t *testing.T) {
 		t.Fatalf("%v %+v", items, resp)
 	}
 }
+
+func (fakeKeeper) Backup(_ context.Context, a BackupArgs, _ func(any) error) (json.RawMessage, error) {
+	return json.Marshal(a)
+}
