@@ -75,10 +75,10 @@ Examples:
 			},
 			{
 				Name: "forget", Usage: "remove old snapshots, and what no other needs", ArgsUsage: "DIR",
-				Flags: []cli.Flag{&cli.IntFlag{Name: "keep", Usage: "keep the newest `N` snapshots", Required: true}},
+				Flags: []cli.Flag{&cli.IntFlag{Name: "keep", Usage: "keep the newest `N` snapshots"}},
 				Action: func(c *cli.Context) error {
 					if c.Int("keep") < 1 {
-						return usage("--keep is at least 1")
+						return &usageError{msg: "--keep N says how many stay, at least 1", hint: "kmsfs backup forget --keep 7 DIR"}
 					}
 					var f forgotten
 					if err := backupCall(c, host.BackupArgs{Action: host.BackupForget, Keep: c.Int("keep")}, &f); err != nil {

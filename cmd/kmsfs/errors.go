@@ -11,6 +11,8 @@ import (
 
 	volume "github.com/kmsfs/kmsfs/fs"
 	"github.com/kmsfs/kmsfs/fs/backup"
+	"github.com/kmsfs/kmsfs/fs/kv"
+	"github.com/kmsfs/kmsfs/keystore"
 	"github.com/kmsfs/kmsfs/keystore/rootkey"
 	"github.com/kmsfs/kmsfs/mount/control"
 	"github.com/kmsfs/kmsfs/mount/host"
@@ -77,6 +79,8 @@ func advice(err error) (hint string, code int) {
 		return "put the key file back, or give the passphrase with --passphrase-file FILE", exitLocked
 	case errors.Is(err, volume.ErrOlder):
 		return "if you put an older copy of the store in place yourself: kmsfs restore --accept STORE; otherwise someone else did", exitDamaged
+	case errors.Is(err, keystore.ErrCorrupt), errors.Is(err, volume.ErrCorrupt), errors.Is(err, kv.ErrCorrupt):
+		return "restore a backup (kmsfs restore); if you put older files in place yourself: kmsfs restore --accept STORE", exitDamaged
 	case errors.Is(err, backup.ErrDamaged):
 		return "restore another snapshot (--snapshot N), or another copy of the backup", exitDamaged
 	case errors.Is(err, backup.ErrVersion):
