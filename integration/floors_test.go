@@ -47,6 +47,7 @@ var rooms = []room{
 	{"fs/meta", 2, []string{"fs/kv", "crypto", "crypto/wrap", "fs/extent"}},
 	{"keystore", 2, []string{"fs/kv", "fs/kv/ledger", "crypto", "crypto/wrap", "principals/policy", "keystore/audit"}},
 	{"keystore/rootkey", 2, []string{"crypto", "crypto/wrap"}},
+	{"keystore/escrow", 2, []string{"keystore"}},
 	{"principals", 2, []string{"fs/kv", "fs/kv/ledger", "crypto", "principals/policy"}},
 
 	{"fs", 3, []string{"fs/meta", "fs/kv", "fs/extent", "crypto", "crypto/block"}},
@@ -57,7 +58,7 @@ var rooms = []room{
 	{"mount", 4, append([]string{"fs", "keystore", "principals"}, vocabulary...)},
 	{"mount/fusefs", 4, []string{"mount"}},
 
-	{"mount/host", 5, append([]string{"mount", "mount/fusefs", "mount/control", "keystore", "keystore/rootkey", "principals", "fs"}, vocabulary...)},
+	{"mount/host", 5, append([]string{"mount", "mount/fusefs", "mount/control", "keystore", "keystore/rootkey", "keystore/escrow", "principals", "fs"}, vocabulary...)},
 	{"keystore/kmsapi", 5, append([]string{"keystore", "principals"}, vocabulary...)},
 
 	{"cmd/*", 6, []string{"*"}},
@@ -70,6 +71,7 @@ var homes = map[string][]string{
 	"github.com/hanwen/go-fuse": {"mount/fusefs", "integration/bench/loopback"},
 	"github.com/dgraph-io":      {"fs/kv/badgerkv"},
 	"github.com/urfave/cli":     {"cmd/kmsfs"},
+	"filippo.io/age": {"keystore/escrow"},
 	"github.com/aws":            {"keystore/kmsapi"}, // its tests: the protocol is spoken to an unmodified client
 	"github.com/Azure":          nil,
 	"cloud.google.com":          nil,

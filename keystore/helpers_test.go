@@ -56,6 +56,8 @@ type world struct {
 	known policy.Directory
 	now   func() time.Time // nil = clock.Now
 	other string           // a second key, for some tests
+
+	acceptLost bool // Config.AcceptLost
 	*Service
 }
 
@@ -88,7 +90,7 @@ func (w *world) tryOpen() error {
 	}
 	s, err := Open(Config{
 		Ledger: l, Root: w.root, ShredFile: w.shredPath(), Audit: w.audit, Account: testAccount, Region: testRegion,
-		Clock: w.time, Principals: w.known,
+		Clock: w.time, AcceptLost: w.acceptLost, Principals: w.known,
 	})
 	if err == nil {
 		w.Service = s

@@ -77,6 +77,7 @@ Example:
    kmsfs key files alias/my-key`,
 				Action: keyFiles,
 			},
+			keyExportCommand(), keyImportCommand(),
 		},
 	}
 }

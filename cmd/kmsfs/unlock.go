@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -149,7 +150,7 @@ func unlockAdd(c *cli.Context) error {
 // unlocker is where this run may find secrets that open the store.
 func unlocker(c *cli.Context) rootkey.Unlocker {
 	u := rootkey.Unlocker{CredentialDir: os.Getenv("CREDENTIALS_DIRECTORY")}
-	switch file := c.String("passphrase-file"); {
+	switch file := storePassphrase(c); {
 	case file != "":
 		u.Passphrase = func() ([]byte, error) { return passphraseFile(c, file) }
 	case onTerminal(c):
@@ -203,6 +204,16 @@ func passphraseFile(c *cli.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("the passphrase file %s is empty", name)
 	}
 	return line, nil
+}
+
+// storePassphrase is the file of the global flag, which commands with a passphrase of their own have under the same name.
+func storePassphrase(c *cli.Context) string {
+	for _, up := range slices.Backward(c.Lineage()) {
+		if up.App != nil {
+			return up.String("passphrase-file") // the outermost
+		}
+	}
+	return ""
 }
 
 func onTerminal(c *cli.Context) bool {

@@ -70,6 +70,8 @@ func (d *Daemon) commands() map[string]command {
 		CmdKeyCancelDeletion:   {asPrincipal, with((*call).keyCancelDeletion)},
 		CmdKeyPolicy:           {asPrincipal, with((*call).keyPolicy)},
 		CmdKeyFiles:            {asPrincipal, with((*call).keyFiles)},
+		CmdKeyExport:           {asPrincipal, with((*call).keyExport)},
+		CmdKeyImport:           {asPrincipal, with((*call).keyImport)},
 
 		CmdAliasCreate: {asPrincipal, with((*call).aliasCreate)},
 		CmdAliasUpdate: {asPrincipal, with((*call).aliasUpdate)},

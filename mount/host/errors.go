@@ -7,6 +7,7 @@ import (
 
 	"github.com/kmsfs/kmsfs/keystore"
 	"github.com/kmsfs/kmsfs/keystore/audit"
+	"github.com/kmsfs/kmsfs/keystore/escrow"
 	"github.com/kmsfs/kmsfs/keystore/rootkey"
 	"github.com/kmsfs/kmsfs/mount"
 	"github.com/kmsfs/kmsfs/mount/control"
@@ -99,6 +100,12 @@ func answer(err error) *control.Error {
 	case errors.Is(err, errInUse):
 		e.Code = "MountInUse"
 		hint(e, "end what uses it (fuser -m DIR), or: kmsfs umount --lazy DIR")
+	case errors.Is(err, escrow.ErrIdentity):
+		e.Code, e.Exit = "WrongIdentity", exitLocked
+		hint(e, "give the identity file of a recipient, or the passphrase, that it was exported for")
+	case errors.Is(err, escrow.ErrFormat):
+		e.Code = "InvalidEscrow"
+		hint(e, "give a file that kmsfs key export wrote")
 	case errors.Is(err, principals.ErrNotFound):
 		e.Code = "NoSuchEntity"
 		hint(e, "kmsfs principal list")
