@@ -74,12 +74,20 @@ func keyExport(c *cli.Context) error {
 		}
 		defer clear(a.Passphrase)
 	}
+	var keep func([]byte) error
+	if output != "" { // before the key is let out
+		var drop func()
+		if keep, drop, err = newFile(output); err != nil {
+			return err
+		}
+		defer drop()
+	}
 	var e host.KeyEscrow
 	if err := call(c, host.CmdKeyExport, a, &e); err != nil {
 		return err
 	}
 	if output != "" {
-		if err := writeNew(output, []byte(e.File)); err != nil {
+		if err := keep([]byte(e.File)); err != nil {
 			return err
 		}
 		note(c, "%s with %d materials is in %s", e.ARN, e.Materials, output)
@@ -94,23 +102,32 @@ func onScreen(c *cli.Context) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// writeNew makes a file that nobody else can read, durably.
-func writeNew(path string, b []byte) error {
+// newFile makes a file that nobody else can read. It is taken away again unless keep is called, which writes it durably.
+func newFile(path string) (keep func([]byte) error, drop func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return &usageError{msg: path + " is there already", hint: "name a file that is not"}
+		return nil, nil, &usageError{msg: path + " is there already", hint: "name a file that is not"}
 	}
 	if err != nil {
+		return nil, nil, err
+	}
+	kept := false
+	drop = func() {
+		if !kept {
+			_ = errors.Join(f.Close(), os.Remove(path)) // the error that matters has been returned
+		}
+	}
+	return func(b []byte) error {
+		_, err := f.Write(b)
+		if err == nil {
+			err = f.Sync()
+		}
+		if err == nil {
+			kept = true
+			err = f.Close()
+		}
 		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = os.Remove(path)
-	}
-	return err
+	}, drop, nil
 }
 
 func keyImport(c *cli.Context) error {
