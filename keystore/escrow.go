@@ -31,7 +31,7 @@ type Escrow struct {
 	Description string           `json:"description,omitempty"`
 	Created     time.Time        `json:"created"`
 	Exported    time.Time        `json:"exported"`
-	Policy      string           `json:"policy"`
+	Policy      string           `json:"policy"` // with the names of principals, not their unique ids
 	Tags        []Tag            `json:"tags,omitempty"`
 	Materials   []EscrowMaterial `json:"materials"` // the oldest first; the last is the current one
 }
@@ -97,7 +97,7 @@ func (s *Service) ExportKey(c *Call, ref string) (e *Escrow, err error) {
 	}
 	e = &Escrow{
 		Kind: EscrowKind, Format: EscrowFormat, KeyID: snap.rec.ID, ARN: k.arn, Origin: snap.rec.Origin, Description: snap.rec.Description,
-		Created: snap.rec.Created, Exported: t.now, Policy: snap.rec.Policy, Tags: slices.Clone(snap.rec.Tags),
+		Created: snap.rec.Created, Exported: t.now, Policy: string(snap.policy.Shown(s.principals)), Tags: slices.Clone(snap.rec.Tags),
 	}
 	return e, s.exportMaterials(k, snap, e)
 }

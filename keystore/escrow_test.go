@@ -265,7 +265,7 @@ func TestEscrowIsChecked(t *testing.T) {
 	id := newKeyID()
 	e.KeyID, e.ARN = id.String(), w.keyARN(id)
 	e.Policy = `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"` + userARN("gone") + `"},"Action":"kms:*","Resource":"*"}}`
-	w.known = func(arn string) bool { return arn != userARN("gone") }
+	w.known = newDirectory()
 	w.reopen()
 	if _, err := w.ImportKey(w.admin(), e, nil); Code(err) != CodeMalformedPolicy {
 		t.Errorf("a policy with unknown principals: %v", err)
@@ -275,6 +275,26 @@ func TestEscrowIsChecked(t *testing.T) {
 	}
 	if _, err := w.ImportKey(w.admin(), e, policy.DefaultKeyPolicy(testAccount)); Code(err) != CodeValidation {
 		t.Errorf("a policy for a key that is there: %v", err)
+	}
+}
+
+// TestEscrowNamesPrincipals: a policy in escrow has names, which mean those who have them where the key is imported.
+func TestEscrowNamesPrincipals(t *testing.T) {
+	w, there := peopled(t)
+	m, err := w.CreateKey(w.admin(), CreateKeyInput{Users: []string{userARN("alice")}})
+	must(t, err)
+	_, blob := w.generate(there.as(t, "alice", "none"), m.ARN, payContext)
+	e := w.exported(m.ARN)
+	v, here := peopled(t)
+	here.again("alice")
+	if _, err := v.ImportKey(v.admin(), e, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Decrypt(here.as(t, "alice", "none"), blob, payContext); err != nil {
+		t.Error(err)
+	}
+	if _, err := v.Decrypt(here.as(t, "bob", "none"), blob, payContext); Code(err) != CodeAccessDenied {
+		t.Errorf("bob: %v", err)
 	}
 }
 

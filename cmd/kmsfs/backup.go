@@ -29,8 +29,8 @@ func cmdBackup() *cli.Command {
 		Name: "backup", Category: catStore, Usage: "copy the store into a directory, while it is in use", ArgsUsage: "DIR",
 		Description: `DIR takes any number of snapshots; each is complete, and copies only what the last one does not
 have. What is copied is sealed as it is in the store. A key file is not copied: without it, or a
-passphrase of the store, the backup cannot be opened. The daemon, if one runs, writes DIR as its
-own user. A directory named like one of the commands below is written ./NAME.
+passphrase of the store, the backup cannot be opened. A directory named like one of the commands
+below is written ./NAME.
 
 Examples:
    kmsfs backup /mnt/usb/kmsfs
@@ -132,22 +132,57 @@ func backupCall(c *cli.Context, a host.BackupArgs, result any) error {
 	if err != nil {
 		return err
 	}
-	if a.Dir, err = filepath.Abs(args[0]); err != nil {
+	if a.Dir, err = resolved(args[0]); err != nil {
 		return fmt.Errorf("find the backup directory: %w", err)
 	}
-	return stream(c, host.CmdBackup, a, result, backupProgress(c))
-}
-
-// backupProgress tells now and then how far a backup is.
-func backupProgress(c *cli.Context) func(json.RawMessage) error {
 	tell := progressNote(c)
-	return func(raw json.RawMessage) error {
-		var p backup.Progress
-		if err := json.Unmarshal(raw, &p); err != nil {
+	server := &fileServer{dir: a.Dir, done: func() {}}
+	defer func() { server.done() }()
+	return stream(c, host.CmdBackup, a, result, func(raw json.RawMessage) error {
+		var item struct {
+			backup.Progress
+			host.BackupOp
+		}
+		if err := json.Unmarshal(raw, &item); err != nil {
 			return fmt.Errorf("read the progress: %w", err)
 		}
-		tell(p)
-		return nil
+		if item.Op == "" {
+			tell(item.Progress)
+			return nil
+		}
+		answer, answered := server.serve(item.BackupOp)
+		if !answered {
+			return nil
+		}
+		req, err := request(c, host.CmdBackupAnswer, answer)
+		if err != nil {
+			return err
+		}
+		dir, err := storeDir(c)
+		if err != nil {
+			return err
+		}
+		_, err = ask(c.Context, dir, req, nil)
+		return err
+	})
+}
+
+// resolved is a path without symbolic links, absolute; what is not there yet stays as it is.
+func resolved(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	rest := ""
+	for at := path; ; at = filepath.Dir(at) {
+		real, err := filepath.EvalSymlinks(at)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if !errors.Is(err, os.ErrNotExist) || at == "/" {
+			return "", err
+		}
+		rest = filepath.Join(filepath.Base(at), rest)
 	}
 }
 
@@ -249,8 +284,8 @@ func typedRows(root *crypto.DataKey) func(kv.Store) *meta.DB {
 }
 
 // Backup implements host.Keeper. Errors of package backup get their advice and exit status here.
-func (k keeper) Backup(ctx context.Context, a host.BackupArgs, progress func(any) error) (json.RawMessage, error) {
-	out, err := k.backup(ctx, a, progress)
+func (k keeper) Backup(ctx context.Context, a host.BackupArgs, ask host.BackupAsk, progress func(any) error) (json.RawMessage, error) {
+	out, err := k.backup(ctx, a, ask, progress)
 	if err != nil {
 		for _, own := range []error{backup.ErrDamaged, backup.ErrForeign, backup.ErrVersion, backup.ErrNone, backup.ErrBusy} {
 			if errors.Is(err, own) {
@@ -263,32 +298,27 @@ func (k keeper) Backup(ctx context.Context, a host.BackupArgs, progress func(any
 	return json.Marshal(out)
 }
 
-func (k keeper) backup(ctx context.Context, a host.BackupArgs, progress func(any) error) (any, error) {
+func (k keeper) backup(ctx context.Context, a host.BackupArgs, ask host.BackupAsk, progress func(any) error) (any, error) {
+	write := a.Action != host.BackupList && a.Action != host.BackupVerify
+	d, err := openBackupDir(a.Dir, ask, write, a.Action == host.BackupTake)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
 	key := k.s.root.Derive(nil, keyBackup)
 	defer key.Wipe()
 	store := k.s.info.Store
 	switch a.Action {
 	case host.BackupTake:
-		return k.take(ctx, key, a.Dir, progress)
-	case host.BackupList, host.BackupVerify:
-		d, err := backup.Open(a.Dir)
-		if err != nil {
-			return nil, err
-		}
-		if a.Action == host.BackupList {
-			return d.List(key, store)
-		}
+		return k.take(ctx, d, key, progress)
+	case host.BackupList:
+		return d.List(key, store)
+	case host.BackupVerify:
 		return k.verify(ctx, d, key, a.Snapshot, progress)
-	case host.BackupForget, host.BackupForgetKey:
-		d, err := backup.OpenForWriting(a.Dir, false)
-		if err != nil {
-			return nil, err
-		}
-		defer d.Close()
-		if a.Action == host.BackupForget {
-			gone, bytes, err := d.Forget(key, store, a.Keep)
-			return forgotten{gone, bytes}, err
-		}
+	case host.BackupForget:
+		gone, bytes, err := d.Forget(key, store, a.Keep)
+		return forgotten{gone, bytes}, err
+	case host.BackupForgetKey:
 		id, err := keyUUID(a.Key)
 		if err != nil {
 			return nil, err
@@ -302,6 +332,21 @@ func (k keeper) backup(ctx context.Context, a host.BackupArgs, progress func(any
 	return nil, fmt.Errorf("backup: unknown action %.64q", a.Action)
 }
 
+// openBackupDir opens a backup directory, or has the caller open it.
+func openBackupDir(dir string, ask host.BackupAsk, write, create bool) (*backup.Dir, error) {
+	switch {
+	case ask != nil:
+		f := askedFiles{ask}
+		if _, err := f.ask(host.BackupOp{Op: opOpen, Write: write, Create: create}); err != nil {
+			return nil, err
+		}
+		return backup.Over(f, write)
+	case write:
+		return backup.OpenForWriting(dir, create)
+	}
+	return backup.Open(dir)
+}
+
 // keyUUID takes the id out of a key id or ARN.
 func keyUUID(key string) (id [16]byte, err error) {
 	u, err := uuid.Parse(key[strings.LastIndexByte(key, '/')+1:])
@@ -311,12 +356,7 @@ func keyUUID(key string) (id [16]byte, err error) {
 	return u, nil
 }
 
-func (k keeper) take(ctx context.Context, key *crypto.DataKey, dir string, progress func(any) error) (any, error) {
-	d, err := backup.OpenForWriting(dir, true)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
+func (k keeper) take(ctx context.Context, d *backup.Dir, key *crypto.DataKey, progress func(any) error) (any, error) {
 	// What was written before the call is in the snapshot, and its epoch is closed.
 	if err := k.s.volume.Sync(); err != nil {
 		return nil, err

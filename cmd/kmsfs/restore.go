@@ -72,7 +72,10 @@ func (o *opened) close() {
 	if o.snapshot != nil {
 		o.snapshot.Close()
 	}
-	o.root.Wipe()
+	if o.root != nil {
+		o.root.Wipe()
+	}
+	o.dir.Close()
 }
 
 // openBackup opens a snapshot, 0 for the newest, with what unlocks its store.
@@ -84,19 +87,25 @@ func openBackup(c *cli.Context, dir string, number uint64) (o *opened, err error
 	if o.dir, err = backup.Open(dir); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			o.close()
+			o = nil
+		}
+	}()
 	if number == 0 {
 		if number, err = o.dir.Newest(); err != nil {
-			return nil, err
+			return o, err
 		}
 	}
 	header, err := o.dir.Header(number)
 	if err != nil {
-		return nil, err
+		return o, err
 	}
 	u := unlocker(c)
 	if file := c.String("key-file"); file != "" {
 		if o.keyFile, err = filepath.Abs(file); err != nil {
-			return nil, err
+			return o, err
 		}
 		u.KeyFile = o.keyFile
 	}
@@ -105,16 +114,13 @@ func openBackup(c *cli.Context, dir string, number uint64) (o *opened, err error
 		place = "/" // names of key files in the header that are not absolute mean nothing then
 	}
 	if o.info, o.root, err = rootkey.OpenCopy(header, place, u); err != nil {
-		return nil, fmt.Errorf("unlock the backup: %w", err)
+		return o, fmt.Errorf("unlock the backup: %w", err)
 	}
 	o.rows = typedRows(o.root)
 	key := o.root.Derive(nil, keyBackup)
 	defer key.Wipe()
-	if o.snapshot, err = o.dir.Snapshot(key, o.info.Store, number); err != nil {
-		o.close()
-		return nil, err
-	}
-	return o, nil
+	o.snapshot, err = o.dir.Snapshot(key, o.info.Store, number)
+	return o, err
 }
 
 // restored is what restore says it made.

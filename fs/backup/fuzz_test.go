@@ -142,17 +142,18 @@ func FuzzPack(f *testing.F) {
 		if len(b) >= packTrailer {
 			ref.Index = b[len(b)-40 : len(b)-8]
 		}
-		if err := os.WriteFile(filepath.Join(dir, ref.name()), b, 0o600); err != nil {
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, dirPacks), 0o700), os.WriteFile(filepath.Join(dir, ref.name()), b, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		p, err := openPack(dir, k, vectorStore, ref)
+		f := &local{path: dir}
+		defer func() { _ = f.close() }()
+		p, err := openPack(f, map[string]int64{filepath.Base(ref.name()): ref.Size}, k, vectorStore, ref)
 		if err != nil {
 			if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrVersion) {
 				t.Fatal(err)
 			}
 			return
 		}
-		defer p.close()
 		for _, e := range p.index {
 			if _, err := p.read(k, e); err != nil && !errors.Is(err, ErrDamaged) {
 				t.Fatal(err)

@@ -7,12 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/extent"
@@ -140,22 +136,11 @@ func decode(k *keys, b []byte) (*manifest, error) {
 
 // load reads a snapshot's file.
 func (d *Dir) load(number uint64) ([]byte, error) {
-	f, err := os.OpenFile(d.file(number, snapSuffix), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	b, err := readAll(d.files, fileOf(number, snapSuffix), maxSnapshot)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: snapshot %d", ErrNone, number)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("backup: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxSnapshot+1))
-	if err != nil {
-		return nil, fmt.Errorf("backup: read snapshot %d: %w", number, err)
-	}
-	if len(b) > maxSnapshot {
-		return nil, fmt.Errorf("%w: snapshot %d is too long", ErrDamaged, number)
-	}
-	return b, nil
+	return b, err
 }
 
 // Header returns the store's header that a snapshot carries, unauthenticated: it is what unlocks the root key, and authenticates under

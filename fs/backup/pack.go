@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
@@ -9,12 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"path"
 )
 
 // The sizes of FORMAT.md.
@@ -39,7 +33,7 @@ type packRef struct {
 	Index []byte `json:"index"` // its index's MAC
 }
 
-func (p packRef) name() string { return hex.EncodeToString(p.ID) + packSuffix }
+func (p packRef) name() string { return dirPacks + "/" + hex.EncodeToString(p.ID) + packSuffix }
 
 // entry is a blob in a pack.
 type entry struct {
@@ -68,41 +62,44 @@ func parseEntry(b []byte) entry {
 // packWriter writes one pack.
 type packWriter struct {
 	keys   *keys
-	dir    string
+	files  Files
+	name   string
 	id     [16]byte
-	f      *os.File
-	w      *bufio.Writer
+	buf    []byte // not yet written
+	out    int64  // bytes written
 	header []byte
 	index  []byte
 	at     int64
 }
 
-func newPack(dir string, k *keys, store [16]byte) (*packWriter, error) {
-	p := &packWriter{keys: k, dir: dir}
+func newPack(f Files, k *keys, store [16]byte) *packWriter {
+	p := &packWriter{keys: k, files: f, buf: make([]byte, 0, 2*ioSize)}
 	_, _ = rand.Read(p.id[:]) // never fails: crypto/rand ends the process instead
+	p.name = packRef{ID: p.id[:]}.name()
 	p.header = append(make([]byte, 0, packHeader), packMagic...)
 	p.header = binary.BigEndian.AppendUint32(p.header, version)
 	p.header = binary.BigEndian.AppendUint32(p.header, 0) // flags
 	p.header = append(append(p.header, store[:]...), p.id[:]...)[:packHeader]
-	f, err := os.OpenFile(p.path()+tempSuffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("backup: %w", err)
-	}
-	p.f, p.w = f, bufio.NewWriterSize(f, 1<<20)
-	if _, err := p.w.Write(p.header); err != nil {
-		return nil, errors.Join(fmt.Errorf("backup: write %s: %w", f.Name(), err), p.abandon())
-	}
-	p.at = packHeader
-	return p, nil
+	p.buf, p.at = append(p.buf, p.header...), packHeader
+	return p
 }
 
-func (p *packWriter) path() string {
-	return filepath.Join(p.dir, hex.EncodeToString(p.id[:])+packSuffix)
+func (p *packWriter) write(b []byte, all bool) error {
+	p.buf = append(p.buf, b...)
+	for len(p.buf) >= ioSize || all && len(p.buf) > 0 {
+		n := min(len(p.buf), ioSize)
+		if err := p.files.WriteAt(p.name+tempSuffix, p.buf[:n], p.out); err != nil {
+			return fmt.Errorf("backup: write a pack: %w", err)
+		}
+		p.out += int64(n)
+		p.buf = p.buf[:copy(p.buf, p.buf[n:])]
+	}
+	return nil
 }
 
 func (p *packWriter) add(kd kind, name, mac id, b []byte) error {
-	if _, err := p.w.Write(b); err != nil {
-		return fmt.Errorf("backup: write %s: %w", p.f.Name(), err)
+	if err := p.write(b, false); err != nil {
+		return err
 	}
 	p.index = entry{kd, name, mac, p.at, uint32(len(b))}.append(p.index)
 	p.at += int64(len(b))
@@ -116,68 +113,54 @@ func (p *packWriter) finish() (packRef, error) {
 	end = binary.BigEndian.AppendUint64(end, uint64(p.at))
 	mac := p.keys.sum('i', p.header, end, p.index)
 	end = append(end, mac[:]...)[:packTrailer]
-	_, err := p.w.Write(p.index)
+	err := p.write(p.index, false)
 	if err == nil {
-		_, err = p.w.Write(end)
+		err = p.write(end, true)
 	}
 	if err == nil {
-		err = p.w.Flush()
-	}
-	if err == nil {
-		err = p.f.Sync()
-	}
-	err = errors.Join(err, p.f.Close())
-	if err == nil {
-		err = os.Rename(p.path()+tempSuffix, p.path())
+		err = p.files.Commit(p.name+tempSuffix, p.name)
 	}
 	if err != nil {
-		_ = os.Remove(p.path() + tempSuffix)
-		return packRef{}, fmt.Errorf("backup: write a pack: %w", err)
+		return packRef{}, errors.Join(fmt.Errorf("backup: write a pack: %w", err), p.abandon())
 	}
 	return packRef{ID: p.id[:], Size: p.at + int64(len(p.index)) + packTrailer, Index: mac[:]}, nil
 }
 
 // abandon removes a pack that is not finished.
-func (p *packWriter) abandon() error {
-	return errors.Join(p.f.Close(), os.Remove(p.path()+tempSuffix))
-}
+func (p *packWriter) abandon() error { return p.files.Remove(p.name + tempSuffix) }
 
 // pack is a finished one, open for reading.
 type pack struct {
 	ref   packRef
-	f     *os.File
+	files Files
 	index []entry
 }
 
 // openPack opens a pack and authenticates its index: ErrDamaged if it is not the one that ref says.
-func openPack(dir string, k *keys, store [16]byte, ref packRef) (p *pack, err error) {
-	f, err := os.OpenFile(filepath.Join(dir, ref.name()), os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: pack %s is missing", ErrDamaged, ref.name())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("backup: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			p = nil
-		}
-	}()
+func openPack(f Files, sizes map[string]int64, k *keys, store [16]byte, ref packRef) (*pack, error) {
 	bad := func(what string) error { return fmt.Errorf("%w: pack %s: %s", ErrDamaged, ref.name(), what) }
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("backup: %w", err)
+	size, ok := sizes[path.Base(ref.name())]
+	switch {
+	case len(ref.ID) != 16:
+		return nil, bad("not an id")
+	case !ok:
+		return nil, fmt.Errorf("%w: pack %s is missing", ErrDamaged, ref.name())
+	case size != ref.Size || size < packHeader+packTrailer:
+		return nil, bad(fmt.Sprintf("%d bytes, %d are expected", size, ref.Size))
 	}
-	if st.Size() != ref.Size || st.Size() < packHeader+packTrailer || len(ref.ID) != 16 {
-		return nil, bad(fmt.Sprintf("%d bytes, %d are expected", st.Size(), ref.Size))
+	read := func(b []byte, at int64) error {
+		for len(b) > 0 {
+			n := min(len(b), ioSize)
+			if err := f.ReadAt(ref.name(), b[:n], at); err != nil {
+				return fmt.Errorf("backup: read %s: %w", ref.name(), err)
+			}
+			b, at = b[n:], at+int64(n)
+		}
+		return nil
 	}
 	head, end := make([]byte, packHeader), make([]byte, packTrailer)
-	if _, err := f.ReadAt(head, 0); err != nil {
-		return nil, fmt.Errorf("backup: read %s: %w", ref.name(), err)
-	}
-	if _, err := f.ReadAt(end, ref.Size-packTrailer); err != nil {
-		return nil, fmt.Errorf("backup: read %s: %w", ref.name(), err)
+	if err := errors.Join(read(head, 0), read(end, ref.Size-packTrailer)); err != nil {
+		return nil, err
 	}
 	if string(head[:8]) != packMagic || !bytes.Equal(head[16:32], store[:]) || !bytes.Equal(head[32:48], ref.ID) || string(end[:8]) != packEnd {
 		return nil, bad("not the pack of that name")
@@ -190,14 +173,14 @@ func openPack(dir string, k *keys, store [16]byte, ref packRef) (p *pack, err er
 		return nil, bad("its index does not fit")
 	}
 	raw := make([]byte, count*entrySize)
-	if _, err := io.ReadFull(io.NewSectionReader(f, int64(at), int64(len(raw))), raw); err != nil {
-		return nil, fmt.Errorf("backup: read %s: %w", ref.name(), err)
+	if err := read(raw, int64(at)); err != nil {
+		return nil, err
 	}
 	mac := k.sum('i', head, end[:24], raw)
 	if !hmac.Equal(mac[:], end[24:56]) || !hmac.Equal(mac[:], ref.Index) {
 		return nil, bad("its index does not authenticate")
 	}
-	p = &pack{ref: ref, f: f, index: make([]entry, 0, count)}
+	p := &pack{ref: ref, files: f, index: make([]entry, 0, count)}
 	for ; len(raw) > 0; raw = raw[entrySize:] {
 		e := parseEntry(raw)
 		if e.offset < packHeader || e.length > maxBlob || e.offset+int64(e.length) > int64(at) {
@@ -211,8 +194,10 @@ func openPack(dir string, k *keys, store [16]byte, ref packRef) (p *pack, err er
 // read reads and authenticates one blob.
 func (p *pack) read(k *keys, e entry) ([]byte, error) {
 	b := make([]byte, e.length)
-	if _, err := p.f.ReadAt(b, e.offset); err != nil {
-		return nil, fmt.Errorf("backup: read %s: %w", p.ref.name(), err)
+	for at := 0; at < len(b); at += ioSize {
+		if err := p.files.ReadAt(p.ref.name(), b[at:min(at+ioSize, len(b))], e.offset+int64(at)); err != nil {
+			return nil, fmt.Errorf("backup: read %s: %w", p.ref.name(), err)
+		}
 	}
 	mac := k.blobMAC(e.kind, e.name, b)
 	if !hmac.Equal(mac[:], e.mac[:]) {
@@ -220,5 +205,3 @@ func (p *pack) read(k *keys, e entry) ([]byte, error) {
 	}
 	return b, nil
 }
-
-func (p *pack) close() { _ = p.f.Close() } // read-only

@@ -22,7 +22,6 @@ type Snapshot struct {
 	keys  *keys
 	m     *manifest
 	slots []Slot
-	packs []*pack
 	blobs map[id]blob
 }
 
@@ -53,12 +52,15 @@ func (d *Dir) Snapshot(key *crypto.DataKey, store [16]byte, number uint64) (s *S
 	if s.slots, err = d.slots(s.keys, s.m); err != nil {
 		return s, err
 	}
+	sizes, err := d.files.List(dirPacks)
+	if err != nil {
+		return s, fmt.Errorf("backup: %w", err)
+	}
 	for _, ref := range s.m.Packs {
-		p, err := openPack(d.packs(), s.keys, store, ref)
+		p, err := openPack(d.files, sizes, s.keys, store, ref)
 		if err != nil {
 			return s, err
 		}
-		s.packs = append(s.packs, p)
 		for _, e := range p.index {
 			s.blobs[e.name] = blob{p, e}
 		}
@@ -74,16 +76,13 @@ func (d *Dir) Newest() (uint64, error) {
 		return 0, err
 	}
 	if len(numbers) == 0 {
-		return 0, fmt.Errorf("%w in %s", ErrNone, d.path)
+		return 0, ErrNone
 	}
 	return numbers[len(numbers)-1], nil
 }
 
 // Close lets go of the snapshot and wipes its secrets.
 func (s *Snapshot) Close() {
-	for _, p := range s.packs {
-		p.close()
-	}
 	for _, slot := range s.slots {
 		clear(slot.Secret)
 	}

@@ -5,11 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kmsfs/kmsfs/crypto"
 )
@@ -52,7 +48,7 @@ func (d *Dir) writeSlots(k *keys, m *manifest, slots []Slot) error {
 	for i, s := range slots {
 		b = append(b, sealSlot(k, m, m.Slots[i], s.Secret)...)
 	}
-	return writeFile(d.file(m.Number, keysSuffix), b)
+	return writeFile(d.files, fileOf(m.Number, keysSuffix), b)
 }
 
 // slots reads the shred keys of a snapshot: all of them, in the order of the snapshot.
@@ -60,17 +56,12 @@ func (d *Dir) slots(k *keys, m *manifest) ([]Slot, error) {
 	bad := func(what string) error {
 		return fmt.Errorf("%w: shred keys of snapshot %d: %s", ErrDamaged, m.Number, what)
 	}
-	f, err := os.OpenFile(d.file(m.Number, keysSuffix), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	b, err := readAll(d.files, fileOf(m.Number, keysSuffix), keysHeader+maxSlots*slotSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, bad("missing")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("backup: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, keysHeader+maxSlots*slotSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("backup: read shred keys: %w", err)
+		return nil, err
 	}
 	if len(b) != keysHeader+len(m.Slots)*slotSize || string(b[:8]) != keysMagic {
 		return nil, bad(fmt.Sprintf("%d bytes", len(b)))
@@ -132,15 +123,12 @@ func (d *Dir) ForgetKey(key *crypto.DataKey, store [16]byte, owner [16]byte) (sn
 }
 
 func (d *Dir) overwrite(m *manifest, i int, sealed []byte) error {
-	f, err := os.OpenFile(d.file(m.Number, keysSuffix), os.O_WRONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return fmt.Errorf("backup: %w", err)
-	}
-	_, err = f.WriteAt(sealed, keysHeader+int64(i)*slotSize)
+	name := fileOf(m.Number, keysSuffix)
+	err := d.files.WriteAt(name, sealed, keysHeader+int64(i)*slotSize)
 	if err == nil {
-		err = f.Sync()
+		err = d.files.Commit(name, name)
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err != nil {
 		return fmt.Errorf("backup: overwrite a shred key of snapshot %d: %w", m.Number, err)
 	}
 	return nil

@@ -45,7 +45,7 @@ func (d *Dir) Take(ctx context.Context, key *crypto.DataKey, src Source, now tim
 	}
 	t := &taking{
 		ctx: ctx, d: d, keys: k, src: src, progress: progress,
-		w: &writer{keys: k, store: src.StoreID, dir: d.packs()},
+		w: &writer{keys: k, store: src.StoreID, files: d.files},
 		m: &manifest{Store: src.StoreID[:], Number: 1, Created: now.UTC(), salt: newSalt()},
 	}
 	begun := false
@@ -84,7 +84,7 @@ func (d *Dir) Take(ctx context.Context, key *crypto.DataKey, src Source, now tim
 // abandon removes what was made: the snapshot's file first, because it may be there although it was not finished.
 func (t *taking) abandon() error {
 	for _, suffix := range []string{snapSuffix, keysSuffix} {
-		if err := removeFile(t.d.file(t.m.Number, suffix)); err != nil {
+		if err := t.d.files.Remove(fileOf(t.m.Number, suffix)); err != nil {
 			return err // its packs stay
 		}
 	}
@@ -371,7 +371,7 @@ func (t *taking) finish() error {
 	if err := t.d.writeSlots(t.keys, t.m, t.slots); err != nil {
 		return err
 	}
-	return writeFile(t.d.file(t.m.Number, snapSuffix), b)
+	return writeFile(t.d.files, fileOf(t.m.Number, snapSuffix), b)
 }
 
 // snapshot is a kv.Store for reading one state.

@@ -2,14 +2,14 @@ package backup
 
 import (
 	"errors"
-	"path/filepath"
+	"fmt"
 )
 
 // writer gathers the blobs of one snapshot: what the last one has is named, the rest goes into packs.
 type writer struct {
 	keys  *keys
 	store [16]byte
-	dir   string // packs
+	files Files
 
 	old     []packRef
 	known   map[id]place // of the last snapshot
@@ -30,9 +30,13 @@ type place struct {
 
 // base takes the packs of the last snapshot. One that is damaged is left out, so that what was in it is copied again.
 func (w *writer) base(refs []packRef) error {
+	sizes, err := w.files.List(dirPacks)
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
 	w.old, w.used, w.known, w.fresh = refs, make([]bool, len(refs)), map[id]place{}, map[id]bool{}
 	for i, ref := range refs {
-		p, err := openPack(w.dir, w.keys, w.store, ref)
+		p, err := openPack(w.files, sizes, w.keys, w.store, ref)
 		if errors.Is(err, ErrDamaged) {
 			w.damaged++
 			continue
@@ -43,7 +47,6 @@ func (w *writer) base(refs []packRef) error {
 		for _, e := range p.index {
 			w.known[e.name] = place{i, e.length}
 		}
-		p.close()
 	}
 	return nil
 }
@@ -74,11 +77,7 @@ func (w *writer) put(kd kind, name, mac id, b []byte) error {
 		}
 	}
 	if w.pack == nil {
-		p, err := newPack(w.dir, w.keys, w.store)
-		if err != nil {
-			return err
-		}
-		w.pack = p
+		w.pack = newPack(w.files, w.keys, w.store)
 	}
 	if err := w.pack.add(kd, name, mac, b); err != nil {
 		return err
@@ -107,9 +106,6 @@ func (w *writer) finish() ([]packRef, error) {
 	if err := w.finishPack(); err != nil {
 		return nil, err
 	}
-	if err := syncDir(w.dir); err != nil {
-		return nil, err
-	}
 	var refs []packRef
 	for i, ref := range w.old {
 		if w.used[i] {
@@ -126,7 +122,7 @@ func (w *writer) abandon() error {
 		errs = append(errs, w.pack.abandon())
 	}
 	for _, ref := range w.made {
-		errs = append(errs, removeFile(filepath.Join(w.dir, ref.name())))
+		errs = append(errs, w.files.Remove(ref.name()))
 	}
 	return errors.Join(errs...)
 }

@@ -18,8 +18,9 @@ type Keeper interface {
 	Fsck(ctx context.Context, a FsckArgs, progress func(any) error) (json.RawMessage, error)
 	// Collect frees what nothing refers to. The report is JSON.
 	Collect(ctx context.Context) (json.RawMessage, error)
-	// Backup does what is to be done with a backup directory. The result is JSON.
-	Backup(ctx context.Context, a BackupArgs, progress func(any) error) (json.RawMessage, error)
+	// Backup does what is to be done with a backup directory. The result is JSON. Where this process may not open it, ask has the caller
+	// do what is to be done with its files; it is nil otherwise.
+	Backup(ctx context.Context, a BackupArgs, ask BackupAsk, progress func(any) error) (json.RawMessage, error)
 }
 
 // FsckArgs say what is checked.
@@ -35,7 +36,8 @@ func careCommands() map[string]command {
 		CmdFsck: {ownerOnly, with((*call).fsck)},
 		CmdGC:   {ownerOnly, noArgs((*call).gc)},
 
-		CmdBackup: {ownerOnly, with((*call).backup)},
+		CmdBackup:       {ownerOnly, with((*call).backup)},
+		CmdBackupAnswer: {ownerOnly, with((*call).backupAnswer)},
 	}
 }
 

@@ -35,6 +35,6 @@ func TestRepairNeedsEverythingUnmounted(t *testing.T) {
 	}
 }
 
-func (fakeKeeper) Backup(_ context.Context, a BackupArgs, _ func(any) error) (json.RawMessage, error) {
+func (fakeKeeper) Backup(_ context.Context, a BackupArgs, _ BackupAsk, _ func(any) error) (json.RawMessage, error) {
 	return json.Marshal(a)
 }

@@ -78,6 +78,10 @@ type Daemon struct {
 
 	slots sync.Mutex // one change of the unlock slots at a time
 
+	// asking guards asked: the callers who write a backup for this process, by session.
+	asking sync.Mutex
+	asked  map[string]chan BackupAnswer
+
 	// mu guards the table and what decides about its end.
 	mu       sync.Mutex
 	mounts   map[string]*mounted // by directory; nil while it is being made
@@ -93,7 +97,10 @@ func New(c Config) *Daemon {
 		c.Kernel = Direct{}
 	}
 	hub := mount.NewHub(mount.HubConfig{Volume: c.Volume, Keystore: c.Keystore, Principals: c.Principals, Log: c.Log})
-	return &Daemon{cfg: c, hub: hub, log: c.Log, since: c.Clock(), done: make(chan struct{}), mounts: map[string]*mounted{}, mountsOf: map[uint32]int{}}
+	return &Daemon{
+		cfg: c, hub: hub, log: c.Log, since: c.Clock(), done: make(chan struct{}), mounts: map[string]*mounted{}, mountsOf: map[uint32]int{},
+		asked: map[string]chan BackupAnswer{},
+	}
 }
 
 // Done is closed when the daemon should end: someone stopped it, or its last
