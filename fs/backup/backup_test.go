@@ -441,7 +441,7 @@ func TestFailuresLeaveTheLastSnapshot(t *testing.T) {
 			s.Files = func() ([]backup.File, error) { return nil, oops }
 		},
 		"file": func(s *backup.Source) {
-			s.Files = func() ([]backup.File, error) { return []backup.File{{Name: "x", Path: "/nowhere", Size: 1}}, nil }
+			s.Files = func() ([]backup.File, error) { return []backup.File{{Name: "x", Path: r.log, Size: 1 << 20}}, nil }
 		},
 	} {
 		src := r.source()

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"sync"
@@ -321,6 +322,9 @@ func (t *taking) files() error {
 	buf := make([]byte, filePart)
 	for _, f := range files {
 		ref, err := t.file(f, buf)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its time was over
+		}
 		if err != nil {
 			return err
 		}

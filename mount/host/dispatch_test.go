@@ -22,6 +22,14 @@ func TestWhoMayDoWhat(t *testing.T) {
 	keyPolicy := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::000000000000:root"},"Action":"kms:*","Resource":"*"}]}`
 	bucketPolicy := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::box/*"}]}`
 	f := Path{Typed: "box/f"}
+	const (
+		recipient = "age1g2utvp30s5tvxlw7rzllnzuhlp6f2m7ztezzwusmqjg6ldc4g96qr0d3vk"
+		identity  = "AGE-SECRET-KEY-1KT0KA3RVVCW3SHNETJ8Z2S74LQLZU9J44TKLTGU48T3NAMYCSTVSFMQSWJ" // of this test alone
+	)
+	var escrowed KeyEscrow
+	r.must(uidOwner, CmdKeyExport, KeyExportArgs{Key: "alias/my-key", Recipients: []string{recipient}}, &escrowed)
+	inEscrow := []byte(escrowed.File)
+	r.d.asked["session"] = make(chan BackupAnswer, 1)
 	var grant GrantInfo
 	r.must(uidOwner, CmdGrantCreate, GrantArgs{Key: "alias/my-key", Grantee: "bob", Operations: []string{"DescribeKey"}}, &grant)
 	r.must(uidOwner, CmdGrantRevoke, GrantRevokeArgs{Key: "alias/my-key", Grant: grant.ID}, nil)
@@ -50,6 +58,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{CmdKeyShow, KeyArgs{"alias/my-key"}, []uint32{uidPower}, except(uidPower)},
 		{CmdKeyPolicy, KeyPolicyArgs{Key: "alias/my-key"}, []uint32{uidPower}, except(uidPower)},
 		{CmdKeyPolicy, KeyPolicyArgs{Key: "alias/my-key", Policy: Document{true, keyPolicy}}, nil, everyone},
+		{CmdKeyExport, KeyExportArgs{Key: "alias/my-key", Recipients: []string{recipient}}, nil, everyone},
+		{CmdKeyImport, KeyImportArgs{File: inEscrow, Identities: identity}, nil, everyone},
 		{CmdKeyDisable, KeyArgs{"alias/my-key"}, nil, everyone},
 		{CmdKeyEnable, KeyArgs{"alias/my-key"}, nil, everyone},
 		{CmdKeyRotate, KeyArgs{"alias/my-key"}, nil, everyone},
@@ -98,6 +108,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 
 		{CmdFsck, FsckArgs{Data: true, Repair: true}, nil, everyone},
 		{CmdGC, NoArgs{}, nil, everyone},
+		{CmdBackup, BackupArgs{Action: BackupTake, Dir: "/backup"}, nil, everyone},
+		{CmdBackupAnswer, BackupAnswer{Session: "session"}, nil, everyone},
 
 		{CmdUnlockAdd, UnlockAddArgs{Kind: "key-file", Name: r.dir + "/second.key", Secret: bytes.Repeat([]byte{1}, 32)}, nil, everyone},
 		{CmdUnlockRemove, UnlockRemoveArgs{ID: "ffff"}, nil, everyone}, // the owner gets another error: see below
