@@ -52,6 +52,8 @@ Examples:
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Usage: "list the snapshots", ArgsUsage: "DIR",
+				Description: `Example:
+   kmsfs backup list /mnt/usb/kmsfs`,
 				Action: func(c *cli.Context) error {
 					var list []backup.Info
 					if err := backupCall(c, host.BackupArgs{Action: host.BackupList}, &list); err != nil {
@@ -75,6 +77,8 @@ Examples:
 			},
 			{
 				Name: "forget", Usage: "remove old snapshots, and what no other needs", ArgsUsage: "DIR",
+				Description: `Example:
+   kmsfs backup forget --keep 7 /mnt/usb/kmsfs`,
 				Flags: []cli.Flag{&cli.IntFlag{Name: "keep", Usage: "keep the newest `N` snapshots"}},
 				Action: func(c *cli.Context) error {
 					if c.Int("keep") < 1 {
@@ -93,7 +97,10 @@ Examples:
 				Name: "forget-key", Usage: "destroy a key in all snapshots, as its deletion does in the store", ArgsUsage: "DIR KEY",
 				Description: `What lies under the key can then not be opened from this backup any more, except with key
 material in escrow (kmsfs key import). Copies of the backup and what the medium keeps of
-overwritten blocks are beyond it.`,
+overwritten blocks are beyond it.
+
+Example:
+   kmsfs backup forget-key /mnt/usb/kmsfs alias/old`,
 				Action: func(c *cli.Context) error {
 					args, err := arguments(c, 2, 2)
 					if err != nil {

@@ -17,9 +17,10 @@ import (
 func keyExportCommand() *cli.Command {
 	return &cli.Command{
 		Name: "export", Usage: "put a key's material into escrow", ArgsUsage: "KEY --recipient age1... | --passphrase-file FILE",
-		Description: `All material of the key, rotated material too, is written in the format of age, sealed for recipients or
-under a passphrase. Whoever opens it reads what lies under the key for ever, whatever policies say: an identity policy has
-to allow kms:ExportKeyMaterial, and the key policy as well. The audit log tells of it.
+		Description: `All material of the key, rotated material too, is written in the format of age, sealed for
+recipients or under a passphrase. Whoever opens it reads what lies under the key for ever,
+whatever policies say: an identity policy has to allow kms:ExportKeyMaterial, and the key
+policy as well. The audit log tells of it.
 
 Examples:
    kmsfs key export alias/my-key --recipient age1... --output my-key.age
@@ -36,9 +37,10 @@ Examples:
 func keyImportCommand() *cli.Command {
 	return &cli.Command{
 		Name: "import", Usage: "take a key back from escrow", ArgsUsage: "FILE|- [--identity FILE | --passphrase-file FILE]",
-		Description: `A key that is there gets the material it lacks. One that is not there, or was deleted, is made again with
-the id and the policy that it had, or the one in --policy. Account and region have to be those of the key. An identity
-policy has to allow kms:ImportKeyMaterial, and kms:CreateKey for a key that is not there.
+		Description: `A key that is there gets the material it lacks. One that is not there, or was deleted, is made
+again with the id and the policy that it had, or the one in --policy. Account and region have to
+be those of the key. An identity policy has to allow kms:ImportKeyMaterial, and kms:CreateKey
+for a key that is not there.
 
 Examples:
    kmsfs key import my-key.age --identity key.txt

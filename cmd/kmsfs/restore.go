@@ -29,14 +29,15 @@ import (
 func cmdRestore() *cli.Command {
 	return &cli.Command{
 		Name: "restore", Category: catStore, Usage: "make a store from a backup, or accept one that was put back as it was", ArgsUsage: "BACKUP [STORE] | --accept [STORE]",
-		Description: `The store is made where there is nothing yet, or an empty directory; it is named by the second argument or
-as in every command. Everything is authenticated before it is used: a backup that is damaged, incomplete
-or was changed is refused. A key file is not in the backup: give yours with --key-file, and it becomes
-the store's. The restored store takes the place of the old one: do not use both.
+		Description: `The store is made where there is nothing yet, or an empty directory; it is named by the second
+argument or as in every command. Everything is authenticated before it is used: a backup that is
+damaged, incomplete or was changed is refused. A key file is not in the backup: give yours with
+--key-file, and it becomes the store's. The restored store takes the place of the old one: do not
+use both.
 
-A store whose files were copied back from elsewhere is refused when its metadata is older than its epoch file,
-because it might be an attacker's doing. With --accept the administrator says that it is his. Keys that were
-deleted since stay deleted.
+A store whose files were copied back from elsewhere is refused when its metadata is older than its
+epoch file, because it might be an attacker's doing. With --accept the administrator says that it
+is his. Keys that were deleted since stay deleted.
 
 Examples:
    kmsfs restore --key-file /mnt/usb/root.key /mnt/usb/kmsfs /var/lib/kmsfs
