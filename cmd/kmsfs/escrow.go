@@ -100,7 +100,11 @@ func keyExport(c *cli.Context) error {
 
 // onScreen says whether the output goes to a terminal.
 func onScreen(c *cli.Context) bool {
-	f, ok := c.App.Writer.(*os.File)
+	w := c.App.Writer
+	if o, ok := w.(*output); ok {
+		w = o.Writer
+	}
+	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
