@@ -151,13 +151,12 @@ func (s *Session) toKey(t *xattrTarget, now fs.Sealing, ch choice) (fs.Sealing, 
 		return none, nil, err
 	}
 	to := fs.Sealing{Method: fs.SSEKMS, Context: ctx, BucketKey: ch.bucketKey}
+	if now.Method == fs.SSEKMS {
+		return s.updated(call, now, key, to)
+	}
 	for _, k := range now.Keys {
 		wrapped, err := keystore.Rewrap(k.Wrapped, func(w crypto.WrappedKey) (out crypto.WrappedKey, err error) {
-			if now.Method == fs.SSES3 {
-				out, to.KeyARN, err = s.cfg.Keystore.RewrapFromStoreKey(call, w, now.Context, key, ctx)
-			} else {
-				out, to.KeyARN, err = s.cfg.Keystore.ReEncrypt(call, w, now.Context, key, ctx)
-			}
+			out, to.KeyARN, err = s.cfg.Keystore.RewrapFromStoreKey(call, w, now.Context, key, ctx)
 			return out, err
 		})
 		if err != nil {
@@ -172,6 +171,25 @@ func (s *Session) toKey(t *xattrTarget, now fs.Sealing, ch choice) (fs.Sealing, 
 	to.KeyARN = arn
 	to.Keys = append(to.Keys, fs.FileKey{Generation: now.Current() + 1, Wrapped: wrapped})
 	return to, fresh, nil
+}
+
+// updated completes a sealing whose data keys go from one KMS key to another.
+func (s *Session) updated(call *keystore.Call, now fs.Sealing, key string, to fs.Sealing) (fs.Sealing, *crypto.DataKey, error) {
+	old := make([]crypto.WrappedKey, len(now.Keys))
+	for i, k := range now.Keys {
+		old[i] = k.Wrapped
+	}
+	u, err := s.cfg.Keystore.UpdateEncryption(call, old, now.Context, key, to.Context)
+	if err != nil {
+		return fs.Sealing{}, nil, kmsError("re-key", err)
+	}
+	to.KeyARN = u.KeyARN
+	to.Keys = make([]fs.FileKey, 0, len(old)+1)
+	for i, k := range now.Keys {
+		to.Keys = append(to.Keys, fs.FileKey{Generation: k.Generation, Wrapped: u.Wrapped[i]})
+	}
+	to.Keys = append(to.Keys, fs.FileKey{Generation: now.Current() + 1, Wrapped: u.Sealed})
+	return to, u.Fresh, nil
 }
 
 // toStoreKey wraps a file's data keys under the hidden store key: a copy onto itself, by who may read and write it.
