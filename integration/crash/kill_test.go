@@ -82,7 +82,7 @@ func (r *rig) check(rd *round) (ops int) {
 	failed := false
 	for i, t := range rd.tasks {
 		t.Role = "verify"
-		out := r.wait(r.spawn(t), "verify", 2*deadline)
+		out := r.wait(r.spawn(t), "verify", 20*deadline)
 		var problems []string
 		if err := json.Unmarshal([]byte(out), &problems); err != nil {
 			r.fatal("verify said ", out)

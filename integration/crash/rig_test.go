@@ -156,7 +156,7 @@ func newRig(t *testing.T, storeDir string) *rig {
 
 // command runs the program under test, with a deadline.
 func (r *rig) command(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*deadline)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*deadline)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, r.kmsfs, append([]string{"--store", r.store}, args...)...)
 	cmd.WaitDelay = time.Second

@@ -15,6 +15,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/kvtest"
 )
@@ -220,8 +222,8 @@ func abandon(t *testing.T, s *Store) {
 
 // disk is an ext4 filesystem in a file.
 type disk struct {
-	t          *testing.T
-	image, dir string
+	t           *testing.T
+	device, dir string
 }
 
 func newDisk(t *testing.T, size int64) *disk {
@@ -229,24 +231,31 @@ func newDisk(t *testing.T, size int64) *disk {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to mount a filesystem in a file")
 	}
-	for _, tool := range []string{"mkfs.ext4", "mount", "umount"} {
+	for _, tool := range []string{"mkfs.ext4", "mount", "umount", "losetup"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("needs %s", tool)
 		}
 	}
 	tmp := t.TempDir()
-	d := &disk{t: t, image: filepath.Join(tmp, "image"), dir: filepath.Join(tmp, "mnt")}
-	f, err := os.Create(d.image)
+	d := &disk{t: t, dir: filepath.Join(tmp, "mnt")}
+	image := filepath.Join(tmp, "image")
+	f, err := os.Create(image)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(f.Truncate(size), f.Close(), os.Mkdir(d.dir, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", d.image).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", image).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, out)
 	}
-	if out, err := d.run("mount", "-o", "loop", d.image, d.dir); err != nil {
+	device, err := d.run("losetup", "--find", "--show", image)
+	if err != nil {
+		t.Skipf("cannot make a device of a file: %v: %s", err, device)
+	}
+	d.device = strings.TrimSpace(string(device))
+	t.Cleanup(func() { _, _ = d.run("losetup", "--detach", d.device) })
+	if out, err := d.run("mount", d.device, d.dir); err != nil {
 		t.Skipf("cannot mount a filesystem in a file: %v: %s", err, out)
 	}
 	t.Cleanup(func() { _, _ = d.run("umount", "-l", d.dir) })
@@ -271,21 +280,31 @@ func (d *disk) cut() {
 	}
 }
 
-// restart mounts the filesystem again; the journal is replayed.
+// restart mounts the filesystem again, when nobody has anything of the old one any more; the journal is replayed. The kernel says when
+// that is: the dead child's mappings go away on their own.
 func (d *disk) restart() {
 	d.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		out, err := d.run("umount", d.dir)
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("umount: %v: %s", err, out)
-		}
-		time.Sleep(20 * time.Millisecond) // the dead child's mappings go away on their own
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		d.t.Fatal(err)
 	}
-	if out, err := d.run("mount", "-o", "loop", d.image, d.dir); err != nil {
+	events := os.NewFile(uintptr(fd), "inotify")
+	defer events.Close()
+	if _, err := unix.InotifyAddWatch(fd, d.dir, unix.IN_DELETE_SELF); err != nil { // and, without being asked, the end of its filesystem
+		d.t.Fatal(err)
+	}
+	if out, err := d.run("umount", "-l", d.dir); err != nil {
+		d.t.Fatalf("umount: %v: %s", err, out)
+	}
+	if err := events.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		d.t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	n, err := events.Read(buf)
+	if err != nil || n < unix.SizeofInotifyEvent || binary.NativeEndian.Uint32(buf[4:])&unix.IN_UNMOUNT == 0 {
+		d.t.Fatalf("the filesystem stays in use: %v, %x", err, buf[:max(n, 0)])
+	}
+	if out, err := d.run("mount", d.device, d.dir); err != nil {
 		d.t.Fatalf("mount: %v: %s", err, out)
 	}
 }
