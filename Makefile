@@ -50,10 +50,13 @@ bench: build ## kmsfs beside gocryptfs, a plain FUSE loopback and the bare disk;
 	@.ci/tools bench
 	@integration/bench/bench.sh
 
-soak: build ## hours: kills under load and the model test for MINUTES (10) each, every suite, growth, fuzzing for SOAKFUZZ (30m)
+soak: build ## hours: kills under load and the model test for MINUTES (10) each, LIFE (60) minutes, KILLS, CUTS, a store tampered with byte by byte, every suite, growth, fuzzing for SOAKFUZZ (30m)
 	@.ci/tools soak
 	@integration/soak.sh $${MINUTES:-10}
 	KMSFS_MODEL_TIME=$${MINUTES:-10}m $(GO) test -count=1 -timeout 0 ./integration/model
+	KMSFS_LIFE_MINUTES=$${LIFE:-60} KMSFS_CRASH_ROUNDS=$${KILLS:-2000} KMSFS_POWER_ROUNDS=$${CUTS:-200} KMSFS_RESTARTS=100 \
+		$(GO) test -count=1 -timeout 0 ./integration/crash
+	KMSFS_TAMPER_CASES=-1 $(GO) test -count=1 -timeout 0 -run TestTamperedStore ./cmd/kmsfs
 	@integration/suites.sh
 	@integration/bench/growth.sh
 	@integration/fuzz.sh $${SOAKFUZZ:-30m}

@@ -176,7 +176,8 @@ func (r *rig) tryFill(seed uint64, size int64, ops int) (f filled) {
 
 // TestFullDisk fills a small file system through a mount: with large files, then again with small ones. The error must reach write,
 // fsync or close; what was acknowledged stays; files can be removed from the full disk; and then writing goes on with the same daemon,
-// as it does after a kill on the full disk. The stories: s3fs 2120, JuiceFS 5038.
+// as it does after a kill on the full disk. The stories: s3fs 2120 and 2621, JuiceFS
+// 5038.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	d := newDisk(t, "ext4", 300<<20)
