@@ -3,6 +3,7 @@ package fs
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/crypto/block"
@@ -28,8 +29,10 @@ type fileData struct {
 	version  uint64 // of extents: a reader that finds bytes gone looks whether they were replaced meanwhile
 	merge    mergeState
 
-	keyMu sync.RWMutex
-	keys  map[uint32]*crypto.DataKey
+	keyMu   sync.RWMutex
+	keys    map[uint32]*crypto.DataKey
+	opening map[meta.ExtentID]*block.Key // derived keys of long extents that were read; gone with the data keys
+	gauge   *atomic.Int64                // how many such keys there are of all files
 
 	opens int // guarded by inode.mu
 
@@ -56,6 +59,47 @@ func (d *fileData) blockKey(gen uint32, salt block.Salt, b block.Binding) (*bloc
 	return block.NewKey(k, salt, b)
 }
 
+const (
+	keepFrom   = 4 * block.Size // bytes: extents that are shorter are read once, as a rule
+	maxOpening = 1 << 13        // derived keys of all files, of some 1.3 KiB each
+)
+
+// openingKey derives an extent's key, or finds it where it was derived for an earlier read: for a small read that is most of the work.
+func (v *Volume) openingKey(ino Ino, d *fileData, x *meta.Extent) (*block.Key, error) {
+	if x.Plain < keepFrom {
+		return d.blockKey(x.Generation, x.Salt, v.binding(ino, x))
+	}
+	d.keyMu.RLock()
+	k, held := d.opening[x.ID], d.keys[x.Generation] != nil
+	d.keyMu.RUnlock()
+	if k != nil && held {
+		return k, nil
+	}
+	k, err := d.blockKey(x.Generation, x.Salt, v.binding(ino, x))
+	if err != nil {
+		return nil, err
+	}
+	d.keyMu.Lock()
+	defer d.keyMu.Unlock()
+	switch {
+	case d.keys[x.Generation] == nil || d.opening[x.ID] != nil:
+	case v.opening.Add(1) <= maxOpening:
+		if d.opening == nil {
+			d.opening = map[meta.ExtentID]*block.Key{}
+		}
+		d.opening[x.ID] = k
+		d.gauge = &v.opening
+	default:
+		v.opening.Add(-1)
+		for old := range d.opening { // any
+			delete(d.opening, old)
+			d.opening[x.ID] = k
+			break
+		}
+	}
+	return k, nil
+}
+
 // hasKey reports whether the key of a generation is at hand.
 func (d *fileData) hasKey(gen uint32) bool {
 	d.keyMu.RLock()
@@ -75,6 +119,10 @@ func (d *fileData) addKey(gen uint32, k *crypto.DataKey) {
 func (d *fileData) keepKeys(s Sealing) {
 	d.keyMu.Lock()
 	defer d.keyMu.Unlock()
+	if len(d.opening) > 0 {
+		d.gauge.Add(-int64(len(d.opening)))
+		d.opening = nil
+	}
 	for gen, k := range d.keys {
 		kept := false
 		for _, f := range s.Keys {

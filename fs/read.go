@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"unsafe"
 
 	"github.com/kmsfs/kmsfs/crypto/block"
 	"github.com/kmsfs/kmsfs/fs/extent"
@@ -54,7 +55,8 @@ func (f *File) readOnce(p []byte, off uint64) (n int, version uint64, err error)
 	want := []span{{off, end}}
 	want = d.dirty.fill(p, off, want)
 	want = d.flushing.fill(p, off, want)
-	var todo []fetch
+	var few [4]fetch
+	todo := few[:0]
 	for _, w := range want {
 		at := w.off
 		d.extents.each(w.off, min(w.end, d.cut), func(x meta.Piece) bool {
@@ -75,12 +77,19 @@ func (f *File) readOnce(p []byte, off uint64) (n int, version uint64, err error)
 	return len(p), version, nil
 }
 
-var sealedBuffers = sync.Pool{New: func() any { b := make([]byte, 0, block.SealedLen(maxRun)); return &b }}
+// sealedBuffers hold what was read and is to be opened. They begin where a page does, so that a disk can write into them.
+var sealedBuffers = sync.Pool{New: func() any {
+	const page = 4096
+	b := make([]byte, block.SealedLen(maxRun)+page)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (page - 1))
+	b = b[skip:skip:len(b)]
+	return &b
+}}
 
 // readPiece reads and opens the blocks that hold a piece and copies the piece to dst.
 func (v *Volume) readPiece(ino Ino, d *fileData, p meta.Piece, dst []byte) error {
 	x := p.Extent
-	key, err := d.blockKey(x.Generation, x.Salt, v.binding(ino, x))
+	key, err := v.openingKey(ino, d, x)
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,8 @@ type Volume struct {
 	seq  atomic.Uint64 // of Replaced rows within this run
 	size dirtyGauge
 
+	opening atomic.Int64 // keys that open files keep derived, see openingKey
+
 	quotas quotas
 
 	epochMu  sync.RWMutex // held for reading by each commit, for writing to begin the next epoch

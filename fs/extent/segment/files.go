@@ -29,6 +29,7 @@ type file struct {
 	ready  chan struct{} // closed when f or err is set
 	f      *os.File
 	err    error
+	direct direct
 
 	refs   int
 	elem   *list.Element // in idle, if refs is 0
@@ -105,6 +106,7 @@ func (c *files) release(e *file) {
 	c.mu.Unlock()
 	for _, v := range victims {
 		if v.f != nil {
+			v.direct.close()
 			_ = v.f.Close() // whatever was written has been synced, or its users were told
 		}
 	}
@@ -128,6 +130,7 @@ func (c *files) closeAll() {
 	for el := c.idle.Front(); el != nil; el = el.Next() {
 		e := el.Value.(*file)
 		delete(c.open, e.number)
+		e.direct.close()
 		_ = e.f.Close()
 	}
 	c.idle.Init()

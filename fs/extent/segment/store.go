@@ -222,6 +222,9 @@ func (s *Store) ReadAt(ref extent.Ref, p []byte, off int64) error {
 		return err
 	}
 	defer s.files.release(f)
+	if s.readDirect(f, p, ref.Offset+off) {
+		return nil
+	}
 	if _, err := f.f.ReadAt(p, ref.Offset+off); err != nil {
 		if errors.Is(err, io.EOF) {
 			return fmt.Errorf("segment: read %v: file is shorter: %w", ref, extent.ErrMissing)
