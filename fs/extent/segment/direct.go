@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -97,7 +98,7 @@ func (s *Store) readDirect(f *file, p []byte, at int64) bool {
 			copy(p, (*scratch)[at-start:])
 		}
 	}
-	if err == unix.EINVAL {
+	if errors.Is(err, unix.EINVAL) {
 		f.direct.useless.Store(true)
 	}
 	return err == nil && n >= len(p)
@@ -106,7 +107,7 @@ func (s *Store) readDirect(f *file, p []byte, at int64) bool {
 func preadv(f *os.File, vec [][]byte, at int64) (n int, err error) {
 	for {
 		n, err = unix.Preadv(int(f.Fd()), vec, at)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
 	}
