@@ -39,8 +39,8 @@ suite_fio() {
       done
     done
   done
-  # Odd sizes, and blocks that are written again and again while others read.
+  # Odd sizes, files that are written over several times, and one file that several jobs share.
   fio_verified odd --rw=randwrite --bsrange=512-70k --blockalign=512 --ioengine=psync --size=64m --numjobs=4
-  fio_verified again --rw=randrw --bs=8k --norandommap --ioengine=psync --size=32m --io_size=128m --numjobs=4 --fsync=64
-  fio_verified one-file --rw=randrw --bs=4k --ioengine=psync --filename=shared --size=64m --numjobs=4 --offset_increment=16m --io_size=16m
+  fio_verified again --rw=randrw --bs=8k --loops=4 --ioengine=psync --size=16m --numjobs=4 --fsync=64
+  fio_verified one-file --rw=randrw --bs=4k --ioengine=psync --filename=shared --size=16m --numjobs=4 --offset_increment=16m
 }
