@@ -24,8 +24,9 @@ import (
 //     pieces are sealed together, a megabyte of the file at a time.
 const (
 	mergeSlack   = 4 << 20  // of dead room in a file is no waste
-	mergeStep    = 8 << 20  // of plaintext that one flush seals again, at most
-	mergePieces  = 4096     // that one flush takes out of the map for it, at most
+	mergeStep    = 8 << 20  // of plaintext that a step in the background seals again, at most
+	mergeMost    = 24 << 20 // of plaintext that a writer's flush seals again, at most
+	mergePieces  = 6144     // that one flush takes out of the map for it, at most: its transaction has a limit
 	mergeRate    = 64 << 20 // of plaintext of one file that is sealed again in the background before others have their turn
 	mergeVictims = 512      // extents that are chosen at once, since choosing looks at the whole map
 	mergeWindow  = 1 << 20  // of a file in which neighbouring pieces are counted
@@ -76,7 +77,7 @@ func (v *Volume) gather(n *inode, d *fileData, out *runSet, o flushOptions) {
 		if d.extents.wasteful(2, 1) {
 			budget *= 2
 		}
-		err = v.evacuate(n, d, out, min(budget, mergeStep))
+		err = v.evacuate(n, d, out, min(budget, mergeMost))
 	}
 	if err != nil { // the flush goes on without: whoever reads the bytes will be told
 		d.merge.over = true

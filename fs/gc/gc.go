@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -29,6 +30,10 @@ type Volume interface {
 
 // bite is how many rows one transaction deletes.
 const bite = 1000
+
+// mouthful is how many rows of replaced pieces are read at once. The engine still steps over rows that were deleted a moment ago, so
+// many short scans from one beginning would cost the square of their number; for the same reason Reaper.from is remembered.
+const mouthful = 16 * bite
 
 // Stats counts what was reclaimed since the start.
 type Stats struct {
@@ -50,7 +55,8 @@ type Reaper struct {
 	pins  map[uint64]int // epochs behind which nothing is freed, and how many ask for it
 
 	extentsFreed, bytes, inodes atomic.Uint64
-	collect                     atomic.Bool // asked for, not done yet
+	collect                     atomic.Bool   // asked for, not done yet
+	from                        atomic.Uint64 // no replaced piece of an earlier epoch is left: a closed epoch gets no more of them
 }
 
 // Start starts a reaper. Wake it after the closing of an epoch.
@@ -165,13 +171,17 @@ func (r *Reaper) replaced(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var work []row
 		err := db.View(func(rd *meta.Reader) error {
-			return rd.Replacements(0, end, func(epoch, seq uint64, x meta.Replaced) (bool, error) {
+			return rd.Replacements(r.from.Load(), end, func(epoch, seq uint64, x meta.Replaced) (bool, error) {
 				work = append(work, row{epoch, seq, x})
-				return len(work) < bite, nil
+				return len(work) < mouthful, nil
 			})
 		})
-		if err != nil || len(work) == 0 {
+		if err != nil {
 			return err
+		}
+		if len(work) == 0 {
+			r.from.Store(end)
+			return nil
 		}
 		dead := freed{}
 		for _, w := range work {
@@ -182,17 +192,19 @@ func (r *Reaper) replaced(ctx context.Context) error {
 		if err := r.free(dead); err != nil {
 			return err
 		}
-		err = db.Update(func(t *meta.Tx) error {
-			for _, w := range work {
-				if w.Free && w.Piece.Extent.Inline {
-					t.DeleteInline(w.Ino, w.Piece.Extent.ID)
+		for some := range slices.Chunk(work, bite) {
+			err := db.Update(func(t *meta.Tx) error {
+				for _, w := range some {
+					if w.Free && w.Piece.Extent.Inline {
+						t.DeleteInline(w.Ino, w.Piece.Extent.ID)
+					}
+					t.DeleteReplaced(w.epoch, w.seq, w.Ino)
 				}
-				t.DeleteReplaced(w.epoch, w.seq, w.Ino)
+				return nil
+			})
+			if err != nil {
+				return err
 			}
-			return nil
-		})
-		if err != nil {
-			return err
 		}
 	}
 	return ctx.Err()
