@@ -160,4 +160,7 @@ for name in CreateKey PutKeyPolicy CreateGrant RevokeGrant UpdateAlias DeleteAli
 done
 matches 'eventName' kmsfs --json audit tail
 works kmsfs policy check "$T/console.json"
+exits 1 "1 findings" sh -c "sed 's#kms:Encrypt#kms:Encrpyt#' $T/console.json >$T/typo.json && kmsfs policy check $T/typo.json"
+matches 'did you mean kms:Encrypt' sh -c "kmsfs policy check $T/typo.json || true"
+matches 'no principal arn:aws:iam::000000000000:user/eve' sh -c "sed 's#user/alice#user/eve#' $T/console.json | kmsfs policy check - --kind key || true"
 matches 'bob|alice|keeper|gains|loses|no change' sh -c "sed 's#user/alice#user/power#' $T/console.json >$T/changed.json && kmsfs policy diff alias/with-policy $T/changed.json"
