@@ -45,15 +45,20 @@ func fsck(c *cli.Context) error {
 		return err
 	}
 	var r check.Report
-	last := time.Time{}
+	last := time.Now()
 	progress := func(raw json.RawMessage) error {
 		var p check.Progress
 		if err := json.Unmarshal(raw, &p); err != nil {
 			return fmt.Errorf("read the progress: %w", err)
 		}
-		if p.Phase == "data" && time.Since(last) > 2*time.Second {
-			last = time.Now()
+		if time.Since(last) <= 2*time.Second {
+			return nil
+		}
+		last = time.Now()
+		if p.Phase == "data" {
 			note(c, "%d of %d MiB read", p.Done>>20, p.Total>>20)
+		} else {
+			note(c, "%d rows", p.Done)
 		}
 		return nil
 	}
