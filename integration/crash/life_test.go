@@ -2,6 +2,7 @@ package crash
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -59,8 +60,11 @@ func (r *rig) sample(began time.Time) (s sample) {
 		}
 	}
 	err = filepath.WalkDir(r.store, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the daemon removes files meanwhile
+		}
 		if err != nil || !d.Type().IsRegular() {
-			return nil // what the daemon removes meanwhile
+			return err
 		}
 		if info, err := d.Info(); err == nil {
 			s.store += info.Sys().(*syscall.Stat_t).Blocks * 512
