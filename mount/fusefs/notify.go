@@ -81,13 +81,25 @@ func (n *notifier) InodeChanged(ino mount.Ino, off, size int64) func() {
 		return nil
 	}
 	if !pages {
-		return n.post(entryKey{parent: ino}, -1, -1)
+		return n.attrs(ino)
 	}
 	end := off + size
 	if size == 0 {
 		end = 1<<63 - 1
 	}
 	return n.post(entryKey{parent: ino}, off, end)
+}
+
+// attrs makes the kernel forget attributes. That takes no lock which a kernel holds while it waits for an answer, so it is done here and
+// now, unless a first answer about the inode may still be on its way.
+func (n *notifier) attrs(ino mount.Ino) func() {
+	k := entryKey{parent: ino}
+	if n.tell(k, &round{off: -1, end: -1}) == syscall.ENOENT {
+		if _, fresh := n.interest.fresh(ino); fresh {
+			return n.post(k, -1, -1)
+		}
+	}
+	return nil
 }
 
 // EntryChanged implements mount.Notifier.
