@@ -21,7 +21,8 @@
 // them, and it holds one while it waits for the reply to a WRITE; and about an entry only while no directory operation is under way
 // there. So nobody waits for a mount that has such a request in flight on the same object: the two calls are concurrent, and either
 // order is legal. What a kernel has locked without telling us ends the wait after a moment, if others wait too; the notification is
-// sent all the same. Notifications run in goroutines of their own, since each may block in the kernel; but those about attributes alone do not.
+// sent all the same. Notifications run in goroutines of their own, since each may block in the kernel; except
+// where that cannot end in a ring (notifier.now).
 //
 // # What it is not
 //

@@ -88,6 +88,7 @@ func openFlags(flags, more uint32) mount.OpenFlags {
 // opened gives a handle its number and says how the kernel is to use its cache. What is written through a handle that cannot read goes
 // past it: nobody needs the pages, and the kernel does not ask for security.capability before the first write.
 func (m *rawFS) opened(h *mount.Handle, out *fuse.OpenOut) {
+	m.interest.opens(h.Ino(), 1)
 	out.Fh = m.files.add(h)
 	switch {
 	case h.Direct():
@@ -249,6 +250,7 @@ func (m *rawFS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 // Release ends a handle.
 func (m *rawFS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if h := m.files.remove(in.Fh); h != nil {
+		m.interest.opens(h.Ino(), -1)
 		defer m.opens.leave(h.Ino())
 		if err := h.Close(); err != nil {
 			m.log.Error("close", "inode", in.NodeId, "err", err)

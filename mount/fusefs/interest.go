@@ -40,6 +40,7 @@ type inodeRecord struct {
 	lo, hi  int64   // content between may be cached; lo == hi: none is
 	told    int64   // when attributes were last given
 	attr    bool    // attributes may be cached
+	open    int32   // handles that the kernel has
 	key     *string // what the content is under: see mount.Handle.Key
 }
 
@@ -161,15 +162,16 @@ func (t *interest) forget(ino mount.Ino, n uint64) {
 	delete(s.inodes, ino)
 }
 
-// inodeChanged says what the kernel must be told when a range (off < 0: only attributes) changed, and takes it off the record.
-func (t *interest) inodeChanged(ino mount.Ino, off, n int64) (tell, pages bool) {
+// inodeChanged says what the kernel must be told when a range (off < 0: only attributes) changed, and takes it off the record. idle says
+// that it has no handle of the inode.
+func (t *interest) inodeChanged(ino mount.Ino, off, n int64) (tell, pages, idle bool) {
 	s := t.shard(ino)
 	s.mu.Lock()
 	r, ok := s.inodes[ino]
 	if !ok {
 		s.mu.Unlock()
 		_, fresh := t.unsettled()
-		return fresh, off >= 0
+		return fresh, off >= 0, false
 	}
 	end := off + n
 	if n == 0 {
@@ -191,9 +193,21 @@ func (t *interest) inodeChanged(ino mount.Ino, off, n int64) (tell, pages bool) 
 	}
 	tell = pages || r.attr || t.now()-r.told < straggle
 	r.attr = false
+	idle = r.open == 0
 	s.inodes[ino] = r
 	s.mu.Unlock()
-	return tell, pages
+	return tell, pages, idle
+}
+
+// opens counts the handles of an inode that the kernel has: before it is told of one, and after it has given one back.
+func (t *interest) opens(ino mount.Ino, by int32) {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r, ok := s.inodes[ino]; ok {
+		r.open += by
+		s.inodes[ino] = r
+	}
 }
 
 // fresh reports whether the first answer about an inode may still be on its way, and for how long.

@@ -76,27 +76,33 @@ func newNotifier(fd *device, t *interest, crowded func() bool, log *slog.Logger)
 
 // InodeChanged implements mount.Notifier.
 func (n *notifier) InodeChanged(ino mount.Ino, off, size int64) func() {
-	tell, pages := n.interest.inodeChanged(ino, off, size)
+	tell, pages, idle := n.interest.inodeChanged(ino, off, size)
 	if !tell {
 		return nil
 	}
 	if !pages {
-		return n.attrs(ino)
+		return n.now(ino, -1, -1)
 	}
 	end := off + size
 	if size == 0 {
 		end = 1<<63 - 1
 	}
+	if idle {
+		return n.now(ino, off, end)
+	}
 	return n.post(entryKey{parent: ino}, off, end)
 }
 
-// attrs makes the kernel forget attributes. That takes no lock which a kernel holds while it waits for an answer, so it is done here and
-// now, unless a first answer about the inode may still be on its way.
-func (n *notifier) attrs(ino mount.Ino) func() {
+// now notifies without a goroutine in between, unless a first answer about the inode may still be on its way: then it is queued. It is
+// for what cannot end in a ring of waiting handlers. Attributes take no lock that a kernel holds while it waits for an answer. Pages
+// are locked while a READ or WRITE waits, so only through a handle; if the kernel has none of the inode, whoever locks a page before
+// we get there has opened it since. Should his WRITE in turn be told to somebody, and so on around to our own, then each of these
+// handles would be younger than the one before: there is no such ring.
+func (n *notifier) now(ino mount.Ino, off, end int64) func() {
 	k := entryKey{parent: ino}
-	if n.tell(k, &round{off: -1, end: -1}) == syscall.ENOENT {
+	if n.tell(k, &round{off: off, end: end}) == syscall.ENOENT {
 		if _, fresh := n.interest.fresh(ino); fresh {
-			return n.post(k, -1, -1)
+			return n.post(k, off, end)
 		}
 	}
 	return nil
