@@ -27,7 +27,7 @@ func TestWriterBesideCache(t *testing.T) {
 }
 
 func besideChild(t *testing.T, dirs []string) {
-	files, rounds := scale(100, 500), scale(2, 6)
+	files, rounds := scale(50, 500), scale(2, 6)
 	content := make([]byte, 4096)
 	works := []struct {
 		name string

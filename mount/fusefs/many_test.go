@@ -14,7 +14,7 @@ import (
 )
 
 // manyHeld is how many of many files are kept open and mapped.
-const manyHeld = 250
+const manyHeld = 100
 
 func manyName(i int) string { return fmt.Sprintf("d%d/f%d", i%100, i) }
 
@@ -22,7 +22,7 @@ func manyName(i int) string { return fmt.Sprintf("d%d/f%d", i%100, i) }
 // last of them is dropped within a second.
 func TestRevocationOfMany(t *testing.T) {
 	r := newRevocation(t)
-	files := scale(5000, 100_000)
+	files := scale(2000, 100_000)
 	c := mount.Caller{}
 	dirs := map[string]mount.Ino{}
 	for i := range files {
