@@ -10,7 +10,7 @@ suite_sqlite() {
   chown 65534:65534 "$T/disk" "$A/suites/sqlite"
   for kind in ${SQLITE_TESTS:-lock wal crash}; do
     for t in "$SOURCE/test/$kind"*.test; do
-      LIMIT=1800 tried "$(basename "$t")" "$A/suites/sqlite" "$T/disk" sqlite_test "$SOURCE/kmsfs/testfixture" "$t"
+      LIMIT=7200 tried "$(basename "$t")" "$A/suites/sqlite" "$T/disk" sqlite_test "$SOURCE/kmsfs/testfixture" "$t"
     done
   done
 }
