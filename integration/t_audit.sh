@@ -50,16 +50,16 @@ exits 2 "neither" kmsfs audit keep --age soon
 exits 2 "on or off" kmsfs audit keep --strict maybe
 exits 2 "at least" kmsfs audit keep --file-size 1KiB
 exits 2 "less than one file" kmsfs audit keep --size 1MiB
-works kmsfs audit keep --file-size 4KiB --size 12KiB
+works kmsfs audit keep --file-size 4KiB --size 8KiB
 matches "4 KiB" kmsfs audit keep
-for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do works kmsfs key rotate alias/k; done
+for _ in 1 2 3 4 5 6 7 8; do works kmsfs key rotate alias/k; done
 works kmsfs stop
 works kmsfs audit verify
 matches "begins with event" kmsfs audit verify
 matches "ExpireAuditLog" kmsfs --json audit query
 works kmsfs audit keep --age 400d
 matches "UpdateTrail" kmsfs --json audit query
-same "no more files than were asked for" yes "$([ "$(find "$log" -name '*.audit' | wc -l)" -le 4 ] && echo yes)"
+same "no more files than were asked for" yes "$([ "$(find "$log" -name '*.audit' | wc -l)" -le 3 ] && echo yes)"
 matches "400 d" kmsfs audit keep
 oldest=$(find "$log" -name '*.audit' | sort | head -n 1)
 cp "$oldest" "$T/oldest"
