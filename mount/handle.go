@@ -92,7 +92,7 @@ func (h *Handle) Direct() bool { return h.direct }
 func (h *Handle) begin() (*fs.File, error) {
 	if h.epoch.Load() != h.s.hub.epoch.Load() {
 		if e := h.look(); e != nil {
-			e.finish()
+			_ = e.finish() // Flush tells the writer
 		}
 	}
 	h.mu.RLock()

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -189,7 +190,7 @@ func crossChild(t *testing.T, dirs []string) {
 	refused := func(what string, err error) {
 		t.Helper()
 		for _, e := range []error{syscall.EACCES, syscall.EXDEV, syscall.EPERM} {
-			if errno, ok := errnoOf(err); ok && errno == e {
+			if errors.Is(err, e) {
 				return
 			}
 		}
