@@ -29,6 +29,8 @@ type inode struct {
 	unborn  atomic.Bool // it has no rows yet; changes under Volume.ns and mu
 	bearing bool        // it gets them now; guarded by mu
 
+	absent atomic.Pointer[absence] // of a directory: what was looked for last and is not there
+
 	extentEpoch uint64 // the newest epoch of an extent in a segment; unknownEpoch if it was not looked up
 
 	// Guarded by inodeCache.mu.

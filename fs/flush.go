@@ -408,7 +408,11 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		case o.durable:
 			err = t.Settled(v.closed.Load(), epoch, n.ino, b.size, segments)
 		case segments && d.touched != epoch || least < row.Size && row.Rows.Count != 0:
-			err = t.Touch(epoch, n.ino, least)
+			if n.bearing {
+				t.TouchNew(epoch, n.ino, least)
+			} else {
+				err = t.Touch(epoch, n.ino, least)
+			}
 		}
 		if err != nil {
 			return err

@@ -30,10 +30,15 @@ func (v *Volume) entry(parent Ino, name string) (meta.Dentry, error) {
 		return meta.Dentry{Name: name, Ino: n.ino, Type: Regular}, nil
 	}
 	var d meta.Dentry
+	var free byte
+	row := v.rowNow(parent)
 	err := v.db.View(func(r *meta.Reader) (err error) {
-		d, err = r.Dentry(parent, name)
+		d, free, err = r.Find(parent, name)
 		return err
 	})
+	if row != nil && errors.Is(err, meta.ErrNotFound) {
+		v.missed(parent, &absence{name: name, tie: free, row: row})
+	}
 	if errors.Is(err, meta.ErrNotFound) {
 		return d, ErrNotFound
 	}
@@ -128,14 +133,12 @@ func (v *Volume) Make(parent Ino, name string, spec New) (Attr, error) {
 	}
 	row := v.newRow(ino, dir.row, name, spec)
 	if spec.Later && spec.Type == Regular && use == nil && dir.row.Xattrs.Count == 0 {
-		if _, err := v.entry(parent, name); !errors.Is(err, ErrNotFound) {
-			if err == nil {
-				err = ErrExists
-			}
+		tie, err := v.free(dir, name)
+		if err != nil {
 			return Attr{}, err
 		}
 		row.Mode &^= spec.Umask & 0o777
-		v.conceive(dir, row)
+		v.conceive(dir, row, tie)
 		return attrOf(row), nil
 	}
 	err = v.commit("make", []*inode{dir}, func(t *meta.Tx, rows []*meta.Inode) error {

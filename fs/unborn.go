@@ -24,8 +24,50 @@ type unborn struct {
 	names map[Ino]map[string]birth
 }
 
-// birth is what a file without rows holds: one pin on itself and one on its directory.
-type birth struct{ n, dir *inode }
+// birth is what a file without rows holds: one pin on itself and one on its directory. As long as the directory's row is shown, nothing
+// else was made in it, and the file's entry has its place at tie.
+type birth struct {
+	n, dir *inode
+	shown  *meta.Inode
+	tie    byte
+}
+
+// absence says that a directory had no entry of a name while it had this row, and where one would go. Whatever makes an entry gives
+// the directory another row.
+type absence struct {
+	name string
+	tie  byte
+	row  *meta.Inode
+}
+
+// rowNow is the row of an inode that is in memory, or nil.
+func (v *Volume) rowNow(ino Ino) *meta.Inode {
+	n := v.cache.pin(ino)
+	if n == nil {
+		return nil
+	}
+	defer v.cache.unpin(n)
+	return n.committed()
+}
+
+func (v *Volume) missed(parent Ino, a *absence) {
+	if n := v.cache.pin(parent); n != nil {
+		n.absent.Store(a)
+		v.cache.unpin(n)
+	}
+}
+
+// free says where a name would go in a directory that is locked; ErrExists.
+func (v *Volume) free(dir *inode, name string) (tie byte, err error) {
+	if a := dir.absent.Load(); a != nil && a.row == dir.row && a.name == name {
+		return a.tie, nil
+	}
+	err = v.db.View(func(r *meta.Reader) (err error) {
+		tie, err = r.Free(dir.ino, name)
+		return err
+	})
+	return tie, v.fault("make", err)
+}
 
 func (u *unborn) init() { u.names = map[Ino]map[string]birth{} }
 
@@ -65,19 +107,24 @@ func (u *unborn) add(l meta.Link, b birth) {
 	u.count.Add(1)
 }
 
-func (u *unborn) remove(l meta.Link) birth {
+// of returns what the file with this link holds.
+func (u *unborn) of(l meta.Link) birth {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	return u.names[l.Parent][l.Name]
+}
+
+func (u *unborn) remove(l meta.Link) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	b := u.names[l.Parent][l.Name]
 	if delete(u.names[l.Parent], l.Name); len(u.names[l.Parent]) == 0 {
 		delete(u.names, l.Parent)
 	}
 	u.count.Add(-1)
-	return b
 }
 
 // conceive makes an unborn file in a directory; ns and dir.mu are held, and the name is free.
-func (v *Volume) conceive(dir *inode, row *meta.Inode) {
+func (v *Volume) conceive(dir *inode, row *meta.Inode, tie byte) {
 	shown := dir.row.Clone()
 	shown.Mtime, shown.Ctime = row.Btime, row.Btime
 	dir.row = shown // goes with the next commit of the directory
@@ -86,7 +133,7 @@ func (v *Volume) conceive(dir *inode, row *meta.Inode) {
 	v.cache.mu.Lock()
 	v.cache.hold(dir)
 	v.cache.mu.Unlock()
-	v.unborn.add(row.Links[0], birth{n, dir})
+	v.unborn.add(row.Links[0], birth{n, dir, shown, tie})
 	v.flusher.add(n)
 }
 
@@ -123,10 +170,15 @@ func (v *Volume) commitRow(what string, n, dir *inode, fn func(*meta.Tx, *meta.I
 	if dir == nil {
 		return v.commit(what, []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error { return fn(t, rows[0]) })
 	}
+	b := v.unborn.of(n.row.Links[0])
+	alone := b.shown == dir.row
 	n.bearing = true
 	err := v.commit(what, []*inode{n, dir}, func(t *meta.Tx, rows []*meta.Inode) error {
 		row, d := rows[0], rows[1]
-		if err := t.AddDentry(d, meta.Dentry{Name: row.Links[0].Name, Ino: row.Ino, Type: row.Type}); err != nil {
+		e := meta.Dentry{Name: row.Links[0].Name, Ino: row.Ino, Type: row.Type}
+		if alone {
+			t.AddDentryAt(d, e, b.tie)
+		} else if err := t.AddDentry(d, e); err != nil {
 			return err
 		}
 		t.AddKeyUse(row)
@@ -137,7 +189,7 @@ func (v *Volume) commitRow(what string, n, dir *inode, fn func(*meta.Tx, *meta.I
 		return err
 	}
 	n.unborn.Store(false)
-	b := v.unborn.remove(n.row.Links[0])
+	v.unborn.remove(n.row.Links[0])
 	v.put(b.n)
 	v.put(b.dir)
 	return nil

@@ -108,6 +108,15 @@ func (r *Reader) Dentry(parent Ino, name string) (Dentry, error) {
 	return d, err
 }
 
+// Find is Dentry, and says where an absent entry would go, as Free does.
+func (r *Reader) Find(parent Ino, name string) (d Dentry, free byte, err error) {
+	d, _, tie, err := r.findDentry(parent, name)
+	if tie > 255 {
+		return d, 0, fmt.Errorf("meta: more than 256 names with one hash")
+	}
+	return d, byte(tie), err
+}
+
 // findDentry walks the entries with the name's hash; free is the first unused tie-break if the name is absent.
 func (r *Reader) findDentry(parent Ino, name string) (d Dentry, key []byte, free int, err error) {
 	h := r.db.nameHash(name)
@@ -129,18 +138,29 @@ func (r *Reader) findDentry(parent Ino, name string) (d Dentry, key []byte, free
 
 // AddDentry inserts an entry and accounts for it in the directory's row set. ErrExists if there is one of that name.
 func (t *Tx) AddDentry(dir *Inode, d Dentry) error {
-	_, _, tie, err := t.findDentry(dir.Ino, d.Name)
-	if !errors.Is(err, ErrNotFound) {
-		if err == nil {
-			err = ErrExists
-		}
+	free, err := t.Free(dir.Ino, d.Name)
+	if err != nil {
 		return err
 	}
-	if tie > 255 {
-		return fmt.Errorf("meta: more than 256 names with one hash")
-	}
-	t.setDentry(dir, dentryKey(dir.Ino, t.db.nameHash(d.Name), byte(tie)), d)
+	t.AddDentryAt(dir, d, free)
 	return nil
+}
+
+// Free says where an entry of that name would go: its tie-break. ErrExists if there is one.
+func (r *Reader) Free(parent Ino, name string) (tie byte, err error) {
+	_, tie, err = r.Find(parent, name)
+	switch {
+	case err == nil:
+		return 0, ErrExists
+	case errors.Is(err, ErrNotFound):
+		return tie, nil
+	}
+	return 0, err
+}
+
+// AddDentryAt is AddDentry at a tie-break that Free gave, if the directory has got no entry since.
+func (t *Tx) AddDentryAt(dir *Inode, d Dentry, tie byte) {
+	t.setDentry(dir, dentryKey(dir.Ino, t.db.nameHash(d.Name), tie), d)
 }
 
 func (t *Tx) setDentry(dir *Inode, key []byte, d Dentry) {
@@ -449,10 +469,15 @@ func (t *Tx) Touch(epoch uint64, ino Ino, size uint64) error {
 	case !errors.Is(err, ErrNotFound):
 		return err
 	}
+	t.TouchNew(epoch, ino, size)
+	return nil
+}
+
+// TouchNew is Touch for an inode that was not recorded in the epoch before.
+func (t *Tx) TouchNew(epoch uint64, ino Ino, size uint64) {
 	e := newEnc(12)
 	e.u(size)
-	t.t.Set(k, e.b)
-	return nil
+	t.t.Set(touchedKey(epoch, ino), e.b)
 }
 
 // Touched calls fn for the inodes that got extents in epochs from first on.
