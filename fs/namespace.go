@@ -26,23 +26,23 @@ func checkName(name string) error {
 
 // entry finds a name in a directory.
 func (v *Volume) entry(parent Ino, name string) (meta.Dentry, error) {
+	d, _, err := v.find(parent, name)
+	return d, err
+}
+
+// find is entry, and says where an absent entry would go.
+func (v *Volume) find(parent Ino, name string) (d meta.Dentry, free byte, err error) {
 	if n := v.unborn.find(parent, name); n != nil {
-		return meta.Dentry{Name: name, Ino: n.ino, Type: Regular}, nil
+		return meta.Dentry{Name: name, Ino: n.ino, Type: Regular}, 0, nil
 	}
-	var d meta.Dentry
-	var free byte
-	row := v.rowNow(parent)
-	err := v.db.View(func(r *meta.Reader) (err error) {
+	err = v.db.View(func(r *meta.Reader) (err error) {
 		d, free, err = r.Find(parent, name)
 		return err
 	})
-	if row != nil && errors.Is(err, meta.ErrNotFound) {
-		v.missed(parent, &absence{name: name, tie: free, row: row})
-	}
 	if errors.Is(err, meta.ErrNotFound) {
-		return d, ErrNotFound
+		return d, free, ErrNotFound
 	}
-	return d, v.fault("look up", err)
+	return d, 0, v.fault("look up", err)
 }
 
 // Lookup finds a name in a directory. "." and ".." are not names here.
@@ -51,7 +51,7 @@ func (v *Volume) Lookup(parent Ino, name string) (Attr, error) {
 		return Attr{}, ErrNameTooLong
 	}
 	for range lookupTries {
-		d, err := v.entry(parent, name)
+		d, err := v.lookup(parent, name)
 		if err != nil {
 			return Attr{}, err
 		}

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,21 +41,19 @@ type absence struct {
 	row  *meta.Inode
 }
 
-// rowNow is the row of an inode that is in memory, or nil.
-func (v *Volume) rowNow(ino Ino) *meta.Inode {
-	n := v.cache.pin(ino)
+// lookup is entry, and remembers what is not there. No mu is held.
+func (v *Volume) lookup(parent Ino, name string) (meta.Dentry, error) {
+	n := v.cache.pin(parent)
 	if n == nil {
-		return nil
+		return v.entry(parent, name)
 	}
 	defer v.cache.unpin(n)
-	return n.committed()
-}
-
-func (v *Volume) missed(parent Ino, a *absence) {
-	if n := v.cache.pin(parent); n != nil {
-		n.absent.Store(a)
-		v.cache.unpin(n)
+	row := n.committed() // before the look
+	d, free, err := v.find(parent, name)
+	if errors.Is(err, ErrNotFound) {
+		n.absent.Store(&absence{name: name, tie: free, row: row})
 	}
+	return d, err
 }
 
 // free says where a name would go in a directory that is locked; ErrExists.
