@@ -71,7 +71,7 @@ var homes = map[string][]string{
 	"github.com/hanwen/go-fuse": {"mount/fusefs", "integration/bench/loopback"},
 	"github.com/dgraph-io":      {"fs/kv/badgerkv"},
 	"github.com/urfave/cli":     {"cmd/kmsfs"},
-	"filippo.io/age": {"keystore/escrow"},
+	"filippo.io/age":            {"keystore/escrow"},
 	"github.com/aws":            {"keystore/kmsapi"}, // its tests: the protocol is spoken to an unmodified client
 	"github.com/Azure":          nil,
 	"cloud.google.com":          nil,

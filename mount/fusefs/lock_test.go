@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -100,7 +101,7 @@ func deadlock(t *testing.T, fa, fb *os.File) {
 	for i, f := range files {
 		waits.Go(func() {
 			err := rangeLock(f, unix.F_SETLKW, unix.F_WRLCK, int64(1-i), 1)
-			if err == syscall.EDEADLK {
+			if errors.Is(err, syscall.EDEADLK) {
 				refused.Add(1)
 				err = rangeLock(f, unix.F_SETLK, unix.F_UNLCK, 0, 0)
 			}
