@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"sync"
-	"unsafe"
 
 	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/badgerkv/redo"
@@ -21,6 +21,7 @@ const (
 // op is a write of a transaction: where its key and value are in the record.
 type op struct {
 	key, value span
+	before     int // the write before it whose key has the same hash, or -1; set only when there are many ops
 	deleted    bool
 }
 
@@ -33,7 +34,7 @@ type txn struct {
 	record  []byte  // room for the record's header, then the payload
 	scratch *[]byte // where record came from, nil if it is ours
 	ops     []op
-	index   map[string]int // key -> last op, only when there are many ops
+	index   map[uint64]int // hash of key -> last op with it, only when there are many ops
 	reads   []read
 	size    int // keys and values
 	sets    int // of them set
@@ -50,15 +51,24 @@ type read struct {
 // manyOps is from how many writes on they are found by a map.
 const manyOps = 16
 
+var indexSeed = maphash.MakeSeed()
+
+// hashKey is the hash of the index; a test weakens it.
+var hashKey = func(key []byte) uint64 { return maphash.Bytes(indexSeed, key) }
+
 func (t *txn) bytes(s span) []byte { return t.record[s.from:s.to:s.to] }
 
 // find returns the index of the last write of key, or -1.
 func (t *txn) find(key []byte) int {
 	if t.index != nil {
-		if i, ok := t.index[unsafe.String(unsafe.SliceData(key), len(key))]; ok {
-			return i
+		i, ok := t.index[hashKey(key)]
+		for ok && i >= 0 && !bytes.Equal(t.bytes(t.ops[i].key), key) {
+			i = t.ops[i].before
 		}
-		return -1
+		if !ok {
+			return -1
+		}
+		return i
 	}
 	for i := len(t.ops) - 1; i >= 0; i-- {
 		if bytes.Equal(t.bytes(t.ops[i].key), key) {
@@ -112,8 +122,8 @@ func (t *txn) Delete(key []byte) {
 // which points into it, holds no spare room.
 var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
-// largeScratch is above which capacity a buffer is not kept.
-const largeScratch = 64 << 10
+// largeScratch is above which capacity a buffer is not kept. The largest usual transaction re-keys some hundred files.
+const largeScratch = 512 << 10
 
 // begin appends the begin of an operation and its key, if they are within the limits.
 func (t *txn) begin(code byte, key []byte) bool {
@@ -131,14 +141,25 @@ func (t *txn) begin(code byte, key []byte) bool {
 	t.ops = append(t.ops, op{key: span{from, len(t.record)}})
 	t.size += len(key)
 	if t.index != nil {
-		t.index[string(key)] = len(t.ops) - 1
+		t.indexed(len(t.ops) - 1)
 	} else if len(t.ops) > manyOps {
-		t.index = make(map[string]int, 4*manyOps)
-		for i, o := range t.ops {
-			t.index[string(t.bytes(o.key))] = i
+		t.index = make(map[uint64]int, 4*manyOps)
+		for i := range t.ops {
+			t.indexed(i)
 		}
 	}
 	return true
+}
+
+// indexed puts a write into the index.
+func (t *txn) indexed(i int) {
+	o := &t.ops[i]
+	h := hashKey(t.bytes(o.key))
+	o.before = -1
+	if last, ok := t.index[h]; ok {
+		o.before = last
+	}
+	t.index[h] = i
 }
 
 // own replaces the buffer by one that has the right size and belongs to nobody else.
