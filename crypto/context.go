@@ -32,6 +32,12 @@ func (c Context) AppendCanonical(dst []byte) []byte {
 	}
 	dst = slices.Grow(dst, n)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(c)))
+	if len(c) == 1 {
+		for k, v := range c {
+			dst = appendString(appendString(dst, k), v)
+		}
+		return dst
+	}
 	for _, k := range slices.Sorted(maps.Keys(c)) {
 		dst = appendString(dst, k)
 		dst = appendString(dst, c[k])

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"sort"
@@ -111,6 +112,9 @@ func (d *dec) set() (s Set) {
 	return s
 }
 
+// fewItems is up to how many items room is made at once for, on a count that nothing has confirmed yet.
+const fewItems = 16
+
 // count reads a number of items, each of which takes at least one byte.
 func (d *dec) count() int {
 	n := d.u()
@@ -138,8 +142,10 @@ const (
 	flagKnown = 1<<iota - 1
 )
 
-func encodeInode(n *Inode) []byte {
-	e := newEnc(512)
+func encodeInode(n *Inode) []byte { return appendInode(make([]byte, 0, 512), n) }
+
+func appendInode(dst []byte, n *Inode) []byte {
+	e := &enc{append(dst, rowVersion)}
 	var flags byte
 	if n.BucketInfo != nil {
 		flags |= flagBucket
@@ -191,13 +197,22 @@ func encodeInode(n *Inode) []byte {
 		e.u(uint64(len(s.Keys)))
 		for _, k := range s.Keys {
 			e.u(uint64(k.Generation))
-			e.str(string(k.Wrapped))
+			e.u(uint64(len(k.Wrapped)))
+			e.raw(k.Wrapped)
 		}
 	}
 	return e.b
 }
 
 func encodeContext(e *enc, c crypto.Context) {
+	if len(c) == 1 { // as a rule: the object's ARN
+		e.u(1)
+		for k, v := range c {
+			e.str(k)
+			e.str(v)
+		}
+		return
+	}
 	names := make([]string, 0, len(c))
 	for k := range c {
 		names = append(names, k)
@@ -242,7 +257,10 @@ func decodeInode(ino Ino, b []byte) (*Inode, error) {
 	n.Mode, n.UID, n.GID, n.Nlink, n.Rdev = d.n32(), d.n32(), d.n32(), d.n32(), d.n32()
 	n.Size, n.Alloc, n.Bucket, n.NextKey = d.u(), d.u(), Ino(d.u()), d.n32()
 	n.Atime, n.Mtime, n.Ctime, n.Btime = d.i(), d.i(), d.i(), d.i()
-	for range d.count() {
+	for i, links := 0, d.count(); i < links; i++ {
+		if i == 0 {
+			n.Links = make([]Link, 0, min(links, fewItems))
+		}
 		n.Links = append(n.Links, Link{Ino(d.u()), d.str()})
 	}
 	n.Target, n.Default = d.str(), d.str()
@@ -263,8 +281,12 @@ func decodeInode(ino Ino, b []byte) (*Inode, error) {
 		}
 		s.Context = decodeContext(d)
 		var last uint32
-		for i := range d.count() {
-			k := FileKey{Generation: d.n32(), Wrapped: crypto.WrappedKey(d.str())}
+		keys := d.count()
+		if keys > 0 {
+			s.Keys = make([]FileKey, 0, min(keys, fewItems))
+		}
+		for i := range keys {
+			k := FileKey{Generation: d.n32(), Wrapped: bytes.Clone(d.take(d.u()))}
 			if i > 0 && k.Generation <= last {
 				d.fail()
 			}

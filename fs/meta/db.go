@@ -3,6 +3,7 @@ package meta
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/kv"
@@ -15,6 +16,14 @@ type DB struct {
 	sets  *hasher // fingerprints of row sets
 	// nameHash is hash of a name; tests weaken it to make collisions.
 	nameHash func(name string) uint64
+
+	arns [16]atomic.Pointer[hashedARN] // by the ARN's last byte: hashes that were asked for, of which there are few
+}
+
+// hashedARN is an ARN and its hash.
+type hashedARN struct {
+	arn  string
+	hash [32]byte
 }
 
 // NewDB returns the rows of store; key is the volume's own secret, from which the hash keys are derived.
@@ -55,7 +64,8 @@ type Reader struct {
 // Tx reads and writes rows.
 type Tx struct {
 	Reader
-	t kv.Txn
+	t   kv.Txn
+	row []byte // reused from row to row: Set keeps nothing
 }
 
 func (r *Reader) get(key []byte) ([]byte, error) {
@@ -100,7 +110,13 @@ func (r *Reader) Inodes(first, end Ino, fn func(*Inode)) error {
 }
 
 // PutInode writes an inode row.
-func (t *Tx) PutInode(n *Inode) { t.t.Set(inodeKey(n.Ino), encodeInode(n)) }
+func (t *Tx) PutInode(n *Inode) {
+	if t.row == nil {
+		t.row = make([]byte, 0, 768)
+	}
+	t.row = appendInode(t.row[:0], n)
+	t.t.Set(inodeKey(n.Ino), t.row)
+}
 
 // Dentry finds an entry by name.
 func (r *Reader) Dentry(parent Ino, name string) (Dentry, error) {
@@ -531,4 +547,16 @@ func (r *Reader) KeyUses(arn string, first Ino, fn func(Ino) bool) error {
 	})
 }
 
-func (d *DB) arnHash(arn string) [32]byte { return d.names.sum([]byte{'k'}, []byte(arn)) }
+func (d *DB) arnHash(arn string) [32]byte {
+	last := 0
+	if arn != "" {
+		last = int(arn[len(arn)-1])
+	}
+	slot := &d.arns[last%len(d.arns)]
+	if h := slot.Load(); h != nil && h.arn == arn {
+		return h.hash
+	}
+	h := &hashedARN{arn: arn, hash: d.names.sum([]byte{'k'}, []byte(arn))}
+	slot.Store(h)
+	return h.hash
+}

@@ -265,3 +265,15 @@ func FuzzDecodeRows(f *testing.F) {
 		}
 	})
 }
+
+// TestARNHash asks in turns for ARNs that share a place among those that are remembered.
+func TestARNHash(t *testing.T) {
+	db := NewDB(memkv.New(), testKey(t))
+	for range 3 {
+		for _, arn := range []string{"", "a1", "b1", "a2", "aA"} {
+			if got, want := db.arnHash(arn), db.names.sum([]byte{'k'}, []byte(arn)); got != want {
+				t.Errorf("hash of %q: %x, want %x", arn, got, want)
+			}
+		}
+	}
+}
