@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -274,5 +275,55 @@ func TestRenewKeepsTimes(t *testing.T) {
 	r.ok(err)
 	if n != 18 || after != before {
 		t.Errorf("%d bytes; %+v, was %+v", n, after, before)
+	}
+}
+
+// TestWarm reads inodes that stand together by one scan, and such as are far apart one by one.
+func TestWarm(t *testing.T) {
+	r := newRig(t)
+	b := r.bucket("b")
+	var near []Ino
+	for i := range 4 * scanWorth {
+		f := r.create(b, strconv.Itoa(i))
+		near = append(near, f.Ino())
+		r.ok(f.Close())
+	}
+	far := make([]Ino, scanWorth)
+	for i := range far {
+		for j := range 2 * scanDensity {
+			f := r.create(b, fmt.Sprint("far", i, "-", j))
+			far[i] = f.Ino()
+			r.ok(f.Close())
+		}
+	}
+	inMemory := func(inos []Ino) (n int) {
+		for _, ino := range inos {
+			if r.v.cache.table[ino] != nil {
+				n++
+			}
+		}
+		return n
+	}
+	r.reopen()
+	var half []Ino
+	for i := 0; i < len(near); i += 2 {
+		half = append(half, near[len(near)-1-i]) // in no order
+	}
+	r.v.Warm(half)
+	if n := inMemory(near); n < len(near)-1 {
+		t.Errorf("%d of %d in memory after a scan", n, len(near))
+	}
+	r.reopen()
+	r.v.Warm(append(far, near[0], 1<<40)) // one that does not exist
+	if n := inMemory(far); n != len(far) {
+		t.Errorf("%d of %d in memory", n, len(far))
+	}
+	if n := inMemory(near); n != 1 {
+		t.Errorf("%d that were not asked for in memory", n-1)
+	}
+	for n := r.v.cache.idle.oldest; n != nil; n = n.newer {
+		if n.pins != 0 {
+			t.Errorf("inode %d is pinned in the list of those that are not", n.ino)
+		}
 	}
 }
