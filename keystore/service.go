@@ -16,12 +16,17 @@ import (
 	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
+// Recorder takes the event of a call: *audit.Log. An error refuses the call.
+type Recorder interface {
+	Append(e *audit.Event) error
+}
+
 // Config is what a Service is made of.
 type Config struct {
 	Ledger    *ledger.Ledger
 	Root      *crypto.DataKey // cloned
 	ShredFile string          // path of the slot file, made if it is missing and the ledger holds no key
-	Audit     *audit.Log      // not closed by the service
+	Audit     Recorder        // not closed by the service
 	Account   string          // 12 digits
 	Region    string
 	Clock     func() time.Time
@@ -41,7 +46,7 @@ type Service struct {
 	root       *crypto.DataKey
 	tokens     *crypto.DataKey // signs grant tokens
 	shred      *shredFile
-	audit      *audit.Log
+	audit      Recorder
 	account    string
 	region     string
 	clock      func() time.Time

@@ -1,8 +1,6 @@
 package keystore
 
 import (
-	"maps"
-
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/crypto/wrap"
 	"github.com/kmsfs/kmsfs/keystore/audit"
@@ -19,6 +17,7 @@ type Updated struct {
 // UpdateEncryption does to all data keys of a file what ReEncrypt does to one, and draws a fresh one, as S3 does in UpdateObjectEncryption:
 // one request, one decision about each right (kms:Decrypt and kms:ReEncryptFrom on the source, kms:Encrypt, kms:GenerateDataKey and
 // kms:ReEncryptTo on the target), one ReEncrypt event. Data keys under a bucket key keep it, and the bucket key is re-encrypted.
+// The event keeps from and to, which must never change.
 func (s *Service) UpdateEncryption(c *Call, wrapped []crypto.WrappedKey, from crypto.Context, ref string, to crypto.Context) (Updated, error) {
 	for _, w := range wrapped {
 		outer, _, _ := SplitLocal(w)
@@ -37,7 +36,7 @@ func (s *Service) UpdateEncryption(c *Call, wrapped []crypto.WrappedKey, from cr
 		return Updated{}, err
 	}
 	t := s.begin(c, opReEncrypt, audit.Parameters{
-		DestinationKeyID: ref, SourceEncryptionContext: maps.Clone(from), DestinationEncryptionContext: maps.Clone(to),
+		DestinationKeyID: ref, SourceEncryptionContext: from, DestinationEncryptionContext: to,
 		SourceEncryptionAlgorithm: Algorithm, DestinationEncryptionAlgorithm: Algorithm,
 	})
 	out, err := s.updateEncryption(t, wrapped, from, ref, to)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -33,9 +34,23 @@ type world struct {
 	vol        *fs.Volume
 	keys       *keystore.Service
 	audit      *audit.Log
+	recorder   recorder // what the keystore has as its log
 	principals *principals.Store
 	hub        *Hub
 	key        string // ARN of alias/my-key
+}
+
+// recorder passes events on to the log of its world, unless it is deaf.
+type recorder struct {
+	*world
+	deaf atomic.Bool
+}
+
+func (r *recorder) Append(e *audit.Event) error {
+	if r.deaf.Load() {
+		return nil
+	}
+	return r.audit.Append(e)
 }
 
 func userARN(name string) string { return "arn:aws:iam::" + account + ":user/" + name }
@@ -47,6 +62,7 @@ func newWorldOn(t testing.TB, rows kv.Store, extents extent.Store) *world {
 	t.Helper()
 	w := &world{t: t}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	w.recorder.world = w
 	root := crypto.NewDataKey()
 	l, err := ledger.Open(sealed.New(memkv.New(), root.Derive(nil, "ledger")), root.Derive(nil, "ledger root"))
 	w.ok(err)
@@ -55,7 +71,7 @@ func newWorldOn(t testing.TB, rows kv.Store, extents extent.Store) *world {
 	w.principals, err = principals.Open(l, account, time.Now)
 	w.ok(err)
 	w.keys, err = keystore.Open(keystore.Config{
-		Ledger: l, Root: root, ShredFile: path.Join(t.TempDir(), "shred"), Audit: w.audit, Account: account, Region: "us-east-1",
+		Ledger: l, Root: root, ShredFile: path.Join(t.TempDir(), "shred"), Audit: &w.recorder, Account: account, Region: "us-east-1",
 		Clock: time.Now, Logger: log, Principals: w.principals,
 	})
 	w.ok(err)
