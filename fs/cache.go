@@ -125,8 +125,9 @@ func (c *inodeCache) evict(n int) {
 	}
 }
 
-// DropCaches forgets the names and attributes of inodes that nobody uses.
+// DropCaches forgets the names and attributes of inodes that nobody uses. Dirty data is flushed first; what cannot be stays.
 func (v *Volume) DropCaches() {
+	_ = v.flusher.flushAll() // who syncs or closes is told
 	v.cache.mu.Lock()
 	defer v.cache.mu.Unlock()
 	v.cache.evict(0)

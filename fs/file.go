@@ -317,6 +317,7 @@ func (f *File) Close() error {
 	}
 	nameless := n.row.Nlink == 0
 	n.mu.Unlock()
+	v.flusher.retire(n)
 	if nameless {
 		v.release(n.ino)
 	}
