@@ -23,6 +23,16 @@ func (c Context) Canonical() []byte { return c.AppendCanonical(nil) }
 
 // AppendCanonical appends Canonical's encoding to dst.
 func (c Context) AppendCanonical(dst []byte) []byte {
+	if len(c) == 1 { // as a rule, and going over a map costs more than the rest
+		for k, v := range c {
+			if uint64(len(k)) > math.MaxUint32 || uint64(len(v)) > math.MaxUint32 {
+				panic("crypto: encryption context entry exceeds 4 GiB")
+			}
+			dst = slices.Grow(dst, 12+len(k)+len(v))
+			dst = appendString(appendString(binary.BigEndian.AppendUint32(dst, 1), k), v)
+		}
+		return dst
+	}
 	n := 4
 	for k, v := range c {
 		if uint64(len(k)) > math.MaxUint32 || uint64(len(v)) > math.MaxUint32 {
@@ -32,12 +42,6 @@ func (c Context) AppendCanonical(dst []byte) []byte {
 	}
 	dst = slices.Grow(dst, n)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(c)))
-	if len(c) == 1 {
-		for k, v := range c {
-			dst = appendString(appendString(dst, k), v)
-		}
-		return dst
-	}
 	for _, k := range slices.Sorted(maps.Keys(c)) {
 		dst = appendString(dst, k)
 		dst = appendString(dst, c[k])

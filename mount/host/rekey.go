@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	rekeyBatch    = 256                    // files of one metadata transaction
+	rekeyBatch    = 512                    // files of one metadata transaction
 	rekeyRounds   = 3                      // how often files that came under the old key meanwhile are taken as well
 	rekeyInterval = 200 * time.Millisecond // between two items that count
 	sseS3         = "AES256"

@@ -123,6 +123,8 @@ func (s *Store) compactionSpace() int64 {
 	return min(all, first+20*s.opt.MemTable/2)
 }
 
+const slabSize = 64 << 10
+
 // move writes the newest version of every row of a frozen overlay into Badger. It is not durable yet. Doing it again does no
 // harm: rows have the same versions.
 func (s *Store) move(o *overlay) error {
@@ -130,14 +132,22 @@ func (s *Store) move(o *overlay) error {
 	defer batch.Cancel()
 	batch.SetMaxPendingTxns(2)
 	var err error
+	var slab []byte // Badger wants slices of its own; they are cut from larger ones
+	room := func(n int) []byte {
+		if n > len(slab) {
+			slab = make([]byte, max(n, slabSize))
+		}
+		b := slab[:0:n]
+		slab = slab[n:]
+		return b
+	}
 	o.rows.Scan(func(key string, v *version) bool {
-		k := append(make([]byte, 0, 1+len(key)), rowSpace)
-		k = append(k, key...)
+		k := append(append(room(1+len(key)), rowSpace), key...)
 		if v.deleted {
 			err = batch.DeleteAt(k, v.seq)
 		} else {
-			value := append(make([]byte, 0, 1+len(v.value)), valueMark)
-			err = batch.SetEntryAt(badger.NewEntry(k, append(value, v.value...)), v.seq)
+			value := append(append(room(1+len(v.value)), valueMark), v.value...)
+			err = batch.SetEntryAt(badger.NewEntry(k, value), v.seq)
 		}
 		return err == nil
 	})
