@@ -56,7 +56,8 @@ type usage struct {
 	bucket              Ino
 	maxBytes, maxInodes atomic.Int64 // below 0: none
 	bytes, inodes       atomic.Int64
-	dead                atomic.Bool // the bucket was removed
+	changes             atomic.Uint64 // of bytes and inodes, counted when they are made
+	dead                atomic.Bool   // the bucket was removed
 
 	mu       sync.Mutex // a leaf
 	counting bool       // until then bytes and inodes begin at an estimate
@@ -70,6 +71,7 @@ func (u *usage) addBytes(n int64) error {
 	if u == nil || n == 0 {
 		return nil
 	}
+	defer u.changes.Add(1)
 	if now, limit := u.bytes.Add(n), u.maxBytes.Load(); n > 0 && limit >= 0 && now > limit {
 		u.bytes.Add(-n)
 		return ErrQuota
@@ -82,6 +84,7 @@ func (u *usage) addInodes(n int64) error {
 	if u == nil {
 		return nil
 	}
+	defer u.changes.Add(1)
 	if now, limit := u.inodes.Add(n), u.maxInodes.Load(); n > 0 && limit >= 0 && now > limit {
 		u.inodes.Add(-n)
 		return ErrQuota
@@ -90,7 +93,10 @@ func (u *usage) addInodes(n int64) error {
 }
 
 // force is for bytes that are there already.
-func (u *usage) force(n int64) { u.bytes.Add(n) }
+func (u *usage) force(n int64) {
+	u.bytes.Add(n)
+	u.changes.Add(1)
+}
 
 // opened is told when a file's data comes into memory.
 func (u *usage) opened(row *meta.Inode, size uint64) {
@@ -271,6 +277,83 @@ func (v *Volume) count(ctx context.Context, u *usage) error {
 	u.force(bytes + u.open - int64(guess.Bytes))
 	u.inodes.Add(inodes - int64(guess.Inodes))
 	u.counting, u.skip = false, nil
+	return nil
+}
+
+// Snapshot runs fn on a snapshot of the rows that holds every name given out before. counted is what the buckets with a quota have on
+// their counters, of those that were at rest: counted, with no file in memory whose size is not that of its row, and unchanged while
+// the snapshot was taken.
+func (v *Volume) Snapshot(fn func(r *meta.Reader, counted map[Ino]meta.Usage) error) error {
+	v.quotas.mu.Lock() // a counting under way ends first
+	unlockQuotas := sync.OnceFunc(v.quotas.mu.Unlock)
+	defer unlockQuotas()
+	v.ns.Lock()
+	unlock := sync.OnceFunc(v.ns.Unlock)
+	defer unlock()
+	born := v.bearAllLocked()
+	before := v.atRest()
+	return v.db.View(func(r *meta.Reader) error {
+		counted := map[Ino]meta.Usage{}
+		for u, was := range before {
+			if now := u.changes.Load(); now == was.Epoch && born == nil && !u.dead.Load() {
+				counted[u.bucket] = meta.Usage{Bytes: was.Bytes, Inodes: was.Inodes}
+			}
+		}
+		unlock()
+		unlockQuotas()
+		return fn(r, counted)
+	})
+}
+
+// atRest is what the buckets have on their counters that no file in memory is at odds with; Epoch is the number of changes. quotas.mu
+// and ns are held.
+func (v *Volume) atRest() map[*usage]meta.Usage {
+	out := map[*usage]meta.Usage{}
+	v.quotas.each(func(u *usage) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if !u.counting {
+			changes := u.changes.Load()
+			out[u] = meta.Usage{Epoch: changes, Bytes: uint64(u.bytes.Load()), Inodes: uint64(u.inodes.Load())}
+		}
+	})
+	if len(out) == 0 {
+		return out
+	}
+	v.cache.each(func(n *inode) {
+		n.mu.RLock()
+		defer n.mu.RUnlock()
+		if n.data == nil {
+			return
+		}
+		n.data.mu.RLock()
+		defer n.data.mu.RUnlock()
+		if n.row.Nlink == 0 || n.data.size != n.row.Size {
+			delete(out, v.quotas.of(n.row.Bucket))
+		}
+	})
+	return out
+}
+
+// RecountQuotas counts every bucket with a quota anew and records what is found.
+func (v *Volume) RecountQuotas(ctx context.Context) error {
+	v.quotas.mu.Lock()
+	defer v.quotas.mu.Unlock()
+	var all []*usage
+	v.quotas.each(func(u *usage) { all = append(all, u) })
+	for _, u := range all {
+		if u.dead.Load() {
+			continue
+		}
+		fresh := &usage{bucket: u.bucket}
+		fresh.limit(Quota{u.maxBytes.Load(), u.maxInodes.Load()})
+		fresh.bytes.Store(u.bytes.Load())
+		fresh.inodes.Store(u.inodes.Load())
+		if err := v.count(ctx, fresh); err != nil {
+			return err
+		}
+		v.changed.Store(true)
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kmsfs/kmsfs/crypto"
+	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
 func (r *rig) quota(bucket Ino, text string) {
@@ -174,6 +176,58 @@ func TestQuotaCountsWhileInUse(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	r.wantUsage(b)
+	r.reopen()
+	r.wantUsage(b)
+}
+
+// TestSnapshotJudgesOnlyWhatIsAtRest takes snapshots beside work: where it gives counters, they are those of the rows.
+func TestSnapshotJudgesOnlyWhatIsAtRest(t *testing.T) {
+	r := newRig(t)
+	b := r.bucket("busy")
+	r.quota(b, "bytes=1000000000")
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for side := range 2 {
+		wg.Go(func() { churn(t, r.v, b, side, stop) })
+	}
+	judged := 0
+	look := func() {
+		r.ok(r.v.Snapshot(func(rd *meta.Reader, counted map[Ino]meta.Usage) error {
+			got, ok := counted[b]
+			if !ok {
+				return nil
+			}
+			judged++
+			var want meta.Usage
+			err := rd.EachInode(func(ino Ino, n *meta.Inode, err error) error {
+				if n.Bucket == b && ino != b {
+					want.Inodes++
+					if n.Type == Regular {
+						want.Bytes += n.Size
+					}
+				}
+				return err
+			})
+			if got != want {
+				t.Errorf("counted %+v, there is %+v", got, want)
+			}
+			return err
+		}))
+	}
+	for range 300 {
+		look()
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("at rest %d times of 300", judged)
+	judged = 0
+	look()
+	if judged != 1 {
+		t.Error("nothing was judged when all was closed")
+	}
+	r.ok(r.v.RecountQuotas(context.Background()))
+	r.wantUsage(b)
+	look()
 	r.reopen()
 	r.wantUsage(b)
 }

@@ -173,16 +173,23 @@ func (s *shredFile) holds(index uint32, id keyID) bool {
 func (s *Service) Lost() []string { return slices.Clone(s.lost) }
 
 // Inspect opens a data key for who checks that stored bytes are authentic and lets none of them out: no caller is asked for, no policy
-// consulted, no event written. It fails where the material is gone.
+// consulted, no event written; data keys under the store key (SSE-S3) are opened too. Where the material is gone the error is
+// NotFoundException (the key was deleted, or never was) or KMSInvalidStateException (its imported material is not there); what cannot
+// be opened though it is there is InvalidCiphertextException.
 func (s *Service) Inspect(wrapped crypto.WrappedKey, ctx crypto.Context) (*crypto.DataKey, error) {
 	outer, inner, local := SplitLocal(wrapped)
 	h, err := wrap.ParseHeader(outer)
 	if err != nil {
 		return nil, invalidCiphertext()
 	}
-	k := s.lookup(h.Key)
-	if k == nil {
-		return nil, invalidCiphertext()
+	k := s.store
+	if keyID(h.Key) != k.id {
+		if k = s.lookup(h.Key); k == nil {
+			return nil, doesNotExist(s.keyARN(h.Key))
+		}
+		if err := standing(k); err != nil {
+			return nil, err
+		}
 	}
 	plaintext, err := s.unwrap(k, h, ctx, outer)
 	if err != nil {
@@ -194,4 +201,24 @@ func (s *Service) Inspect(wrapped crypto.WrappedKey, ctx crypto.Context) (*crypt
 	}
 	defer dk.Wipe()
 	return UnwrapLocal(dk, inner)
+}
+
+// Standing is nil if what the KMS key wrapped can be opened, whether or not anybody may; else it is the error that Inspect gives.
+// Nobody is asked for permission.
+func (s *Service) Standing(arn string) error {
+	k, _, err := s.find(arn, false)
+	if err != nil {
+		return err
+	}
+	return standing(k)
+}
+
+func standing(k *key) error {
+	switch snap := k.snapshot(); {
+	case snap.deleted():
+		return doesNotExist(k.arn)
+	case snap.rec.State == PendingImport:
+		return &Error{Code: CodeInvalidState, Message: k.arn + " is pending import.", State: PendingImport}
+	}
+	return nil
 }

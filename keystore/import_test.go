@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/keystore/audit"
 )
 
@@ -242,4 +243,55 @@ func TestMaterialGoesWhileInUse(t *testing.T) {
 	}
 	close(stop)
 	<-ended
+}
+
+// TestInspect opens data keys for a checker: under the store key, a disabled key and a bucket key, and says why one cannot be opened.
+func TestInspect(t *testing.T) {
+	w := newWorld(t)
+	c := w.admin()
+	opens := func(what string, want *crypto.DataKey, wrapped crypto.WrappedKey, ctx crypto.Context) {
+		t.Helper()
+		dk, err := w.Inspect(wrapped, ctx)
+		if err != nil || !dk.Equal(want) {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	dk, wrapped, err := w.GenerateStoreKey(nil)
+	must(t, err)
+	opens("the store key", dk, wrapped, nil)
+	_, err = w.Inspect(wrapped, payContext)
+	wants(t, err, CodeInvalidCiphertext, "")
+
+	arn := w.key("root")
+	under, outer := w.generate(c, arn, payContext)
+	local, err := WrapLocal(under, outer, dk)
+	must(t, err)
+	must(t, w.DisableKey(c, arn))
+	before := len(w.events(audit.Filter{}))
+	opens("a disabled key", under, outer, payContext)
+	opens("a bucket key", dk, local, payContext)
+	must(t, w.Standing(arn))
+	_, err = w.Inspect(outer, nil)
+	wants(t, err, CodeInvalidCiphertext, "")
+	if n := len(w.events(audit.Filter{})); n != before {
+		t.Errorf("%d events were written", n-before)
+	}
+
+	own := external1(t, w)
+	material := bytes.Repeat([]byte{9}, 32)
+	w.imports(own, material, time.Time{})
+	_, imported := w.generate(c, own, payContext)
+	_, _, err = w.DeleteImportedKeyMaterial(c, own)
+	must(t, err)
+	_, err = w.Inspect(imported, payContext)
+	wants(t, err, CodeInvalidState, own+" is pending import.")
+	wants(t, w.Standing(own), CodeInvalidState, own+" is pending import.")
+	_, err = w.ScheduleKeyDeletion(c, arn, 7)
+	must(t, err)
+	must(t, w.Standing(arn))
+	w.clock.Advance(8 * day)
+	w.reopen()
+	_, err = w.Inspect(local, payContext)
+	wants(t, err, CodeNotFound, "Key '"+arn+"' does not exist")
+	wants(t, w.Standing(arn), CodeNotFound, "Key '"+arn+"' does not exist")
 }

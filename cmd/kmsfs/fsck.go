@@ -7,24 +7,32 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
+	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/check"
 	"github.com/kmsfs/kmsfs/fs/gc"
+	"github.com/kmsfs/kmsfs/keystore"
 	"github.com/kmsfs/kmsfs/mount/host"
 )
 
 func cmdFsck() *cli.Command {
 	return &cli.Command{
 		Name: "fsck", Category: catStore, Usage: "check the store, while it is in use or not",
-		Description: `Rows are checked against one another and against what is stored; with --data every
-sealed byte is read and compared with its checksum, which needs no key. --repair needs
-everything unmounted. It corrects link counts and the index of files by key, drops entries
-whose inode is gone, and moves inodes without a name to lost+found in their bucket;
-nothing else.
+		Description: `Rows are checked against one another and against what is stored; with --data all content
+is read, compared with its checksum, and authenticated with its data key, for which nobody is
+asked and of which nothing is shown. Files whose KMS key was deleted are named apart: they are
+no damage, and of their content the checksum alone is compared. --repair needs everything
+unmounted. It corrects link counts, the index of files by key and the counters of quotas, and
+moves what lost its place to lost+found in its bucket: inodes without a name, and entries
+whose inode is gone, as a symbolic link that says what the entry was.
 
 The exit status is 5 if something is wrong and was not repaired.
 
@@ -33,7 +41,7 @@ Examples:
    kmsfs fsck --data
    kmsfs --json fsck --repair`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "data", Usage: "read all content and compare checksums"},
+			&cli.BoolFlag{Name: "data", Usage: "read and authenticate all content"},
 			&cli.BoolFlag{Name: "repair", Usage: "repair what can be"},
 		},
 		Action: fsck,
@@ -95,6 +103,14 @@ func printReport(w io.Writer, r *check.Report) {
 		}
 		if d := r.Data; d != nil {
 			row("data:", fmt.Sprintf("%d bytes read, %d of %d extents bad", d.Bytes, d.Bad, d.Extents))
+			row("authenticated:", fmt.Sprintf("%d bytes in %d extents", d.AuthenticBytes, d.Authentic))
+			row("checksum only:", fmt.Sprintf("%d bytes in %d extents; %d files whose KMS key is gone", d.SumBytes, d.Sums, d.SumFiles))
+		}
+		if q := r.Quotas; q != (check.Quotas{}) {
+			row("quotas:", fmt.Sprintf("%d buckets checked, %d in use at the time", q.Checked, q.Busy))
+		}
+		for _, k := range r.KeysGone {
+			row("key gone:", fmt.Sprintf("%s (%s): nobody can open %d files, the first of them inode %d", k.ARN, oneLine(k.Why), k.Files, k.Inodes[0]))
 		}
 		for _, kind := range slices.Sorted(maps.Keys(r.Counts)) {
 			row(kind+":", fmt.Sprint(r.Counts[kind]))
@@ -143,12 +159,71 @@ type collected struct {
 // keeper looks after a store's volume.
 type keeper struct{ s *store }
 
+// dataKeys opens data keys for the checker.
+type dataKeys struct{ keys *keystore.Service }
+
+// Standing implements check.Keys.
+func (d dataKeys) Standing(arn string) error { return keyGone(d.keys.Standing(arn)) }
+
+// Open implements check.Keys.
+func (d dataKeys) Open(wrapped crypto.WrappedKey, ctx crypto.Context) (*crypto.DataKey, error) {
+	dk, err := d.keys.Inspect(wrapped, ctx)
+	return dk, keyGone(err)
+}
+
+// keyGone tells the checker's kind of error from the keystore's.
+func keyGone(err error) error {
+	switch keystore.Code(err) {
+	case keystore.CodeNotFound:
+		return fmt.Errorf("%w: it was deleted", check.ErrKeyGone)
+	case keystore.CodeInvalidState:
+		return fmt.Errorf("%w: it waits for its material to be imported", check.ErrKeyGone)
+	}
+	return err
+}
+
+// Held implements host.Keeper.
+func (k keeper) Held(ctx context.Context) (host.Held, error) {
+	m, err := gc.Measure(ctx, k.s.volume, k.s.extents)
+	if err != nil {
+		return host.Held{}, err
+	}
+	h := host.Held{Live: m.Live, Dead: m.Dead}
+	for _, dir := range []string{dirRows, dirRedo} {
+		n, err := onDisk(filepath.Join(k.s.dir, dir))
+		if err != nil {
+			return host.Held{}, err
+		}
+		h.Metadata += n
+	}
+	return h, nil
+}
+
+// onDisk is how many bytes the files of a directory occupy.
+func onDisk(dir string) (n int64, err error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, f.Name()), &st); errors.Is(err, os.ErrNotExist) {
+			continue // replaced meanwhile
+		} else if err != nil {
+			return 0, fmt.Errorf("stat %s: %w", f.Name(), err)
+		}
+		n += st.Blocks * 512
+	}
+	return n, nil
+}
+
 // Fsck implements host.Keeper.
 func (k keeper) Fsck(ctx context.Context, a host.FsckArgs, progress func(any) error) (json.RawMessage, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	r, err := check.Run(ctx, k.s.volume, k.s.extents, check.Options{
-		Data: a.Data, Repair: a.Repair, Now: time.Now().UnixNano(),
+		Data: a.Data, Repair: a.Repair, Now: time.Now().UnixNano(), Workers: max(runtime.GOMAXPROCS(0), 4),
+		Keys: dataKeys{k.s.keystore}, StoreID: k.s.info.Store,
 		Progress: func(p check.Progress) {
 			if err := progress(p); err != nil {
 				stop(err)

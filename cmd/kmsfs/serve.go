@@ -70,8 +70,11 @@ func answers(c *cli.Context, dir string) bool {
 
 func cmdStatus() *cli.Command {
 	return &cli.Command{
-		Name: "status", Category: catStore, Usage: "show the daemon and its mounts",
-		Description: `Example:
+		Name: "status", Category: catStore, Usage: "show the daemon, its mounts and the store's space",
+		Description: `Root and the store's owner also see what the store's files hold: content that is live, content
+that was removed or replaced and is not freed yet (kmsfs gc), and metadata.
+
+Example:
    kmsfs status`,
 		Action: func(c *cli.Context) error {
 			if _, err := arguments(c, 0, 0); err != nil {
@@ -127,6 +130,9 @@ func printStatus(w io.Writer, s host.Status) {
 		}
 		if s.Space != nil {
 			row("space:", fmt.Sprintf("%d of %d MiB free, %d files", s.Space.Free>>20, s.Space.Total>>20, s.Space.Files))
+			if h := s.Space.Held; h != nil {
+				row("held:", fmt.Sprintf("%.1f MiB live, %.1f MiB dead, %.1f MiB metadata", mib(h.Live), mib(h.Dead), mib(h.Metadata)))
+			}
 		}
 		if s.Running {
 			row("mounts:", fmt.Sprint(len(s.Mounts)))
@@ -138,6 +144,8 @@ func printStatus(w io.Writer, s host.Status) {
 		}
 	})
 }
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 func cmdStop() *cli.Command {
 	return &cli.Command{

@@ -39,8 +39,10 @@ const (
 	keyBackup   = "kmsfs/backup/v1"   // seals and authenticates backups
 )
 
-// The parts of a store's directory that are not the key-value engine's.
+// The parts of a store's directory; the first two are the key-value engine's.
 const (
+	dirRows     = "db"
+	dirRedo     = "redo"
 	dirSegments = "segments"
 	dirAudit    = "audit"
 	fileShred   = "shred"

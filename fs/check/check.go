@@ -2,7 +2,8 @@
 // use or not.
 //
 // Everything about rows is looked at in one snapshot, so that changes under way do not look like damage. The engine keeps what the
-// snapshot may need until it is given back; the checker keeps an entry of about 200 bytes for each inode. What is looked at:
+// snapshot may need until it is given back; the checker keeps an entry of some hundred bytes for each inode, and with Options.Data one
+// for each extent. What is looked at:
 //
 //	inodes      decode; numbers below the counter; link count = names; every name is an entry; a directory's ".." is its one name;
 //	            no cycles, everything hangs below the bucket that its row says; sealing has its generations
@@ -11,17 +12,23 @@
 //	extents     pieces do not overlap, lie in their extent and before the end of the file; pieces agree about an extent; extents do not
 //	            overlap in the segments and are not shared by files; inline bytes are there
 //	key index   each file under a KMS key is listed under it, and nothing else is
+//	keys        files whose KMS key is gone
+//	quotas      what a bucket's counters say is what it holds
 //	orphans     rows without an inode and without a tombstone
 //	store       how many bytes are stored, named by rows, and named by nothing (package gc frees those)
 //
-// With Options.Data it also reads every extent in the segments and compares the CRC32C of the sealed bytes, which needs no key. Rows are
-// authenticated as they are read, and so are inline extents, which are rows; the blocks of other extents are authenticated by whoever
-// reads the file, with its data key. A checksum finds what disks do, not what an attacker does.
+// With Options.Data it also reads every extent: the CRC32C of the sealed bytes in the segments is compared, which needs no key, and every
+// block is opened with the file's data key (AES-GCM), which finds what an attacker changed too; what was opened goes nowhere. Data keys
+// come from Options.Keys. Files whose KMS key was deleted, or lacks its imported material, are no damage: the report names them
+// apart, and their content is compared by checksum alone.
 //
-// Repair changes little: link counts and lists of names are set to what the entries say, the key index to what the inodes say, inodes
-// that no entry names move into the directory lost+found of their bucket, and entries whose inode is gone are dropped, because nobody
-// could remove them otherwise; each is reported. Nothing else is touched; in particular a row set that does not agree stays as it is,
-// because that is what tells a reader that something is missing. Nothing is repaired if any row could not be read.
+// Quotas: the counters of a bucket are compared with what the snapshot holds if the bucket was at rest when the snapshot was taken.
+//
+// Repair changes little: link counts and lists of names are set to what the entries say, the key index to what the inodes say, quotas
+// are counted anew, and what lost its place moves into the directory lost+found of its bucket: inodes that no entry names, and entries
+// whose inode is gone, as a symbolic link that tells directory, name and inode number in words (there is nothing else left of them). Each
+// is reported. Nothing else is touched; in particular a row set that does not agree stays as it is, because that is what tells a reader
+// that something is missing. Nothing is repaired if any row could not be read.
 package check
 
 import (
@@ -37,17 +44,27 @@ import (
 // Volume is what the checker asks of the volume.
 type Volume interface {
 	Rows() *meta.DB
+	// Snapshot is Rows().View; counted is what the buckets with a quota have on their counters, as far as they are at rest.
+	Snapshot(fn func(r *meta.Reader, counted map[meta.Ino]meta.Usage) error) error
 	SettleAppends() error
+	Mender
+}
+
+// Mender is what a repair asks of the volume.
+type Mender interface {
 	Repair(func(*meta.Tx) error) error // with nothing open and no mounts
 	NewIno() (meta.Ino, error)
+	RecountQuotas(context.Context) error
 }
 
 // Options say what is done.
 type Options struct {
-	Data     bool // read every extent
+	Data     bool // read and authenticate every extent
 	Repair   bool
 	Now      int64          // the time of what Repair makes, ns since 1970
 	Workers  int            // readers at once; 0: 4
+	Keys     Keys           // nil: key references are not looked at, and data is compared by checksum alone
+	StoreID  [16]byte       // that blocks are bound to
 	Progress func(Progress) // called now and then, by one goroutine at a time; may be nil
 }
 
@@ -79,7 +96,8 @@ const (
 	BadMap       = "bad-map"       // extent map
 	Overlap      = "overlap"       // extents share blocks of a segment
 	BadKeyIndex  = "bad-key-index" // index of files by key
-	BadSealing   = "bad-sealing"   // data-key generations
+	BadSealing   = "bad-sealing"   // data-key generations, or a data key that does not open
+	BadQuota     = "bad-quota"     // counters of a bucket with a quota
 	Orphan       = "orphan"        // row of an inode that is not there
 	BadData      = "bad-data"      // sealed bytes missing or changed
 	Unrepairable = "unrepairable"  // a repair failed
@@ -99,6 +117,8 @@ type Report struct {
 	Inline      int64          `json:"inlineExtents"`
 	Extents     int64          `json:"extents"` // in the segments
 	Removed     int64          `json:"removedInodes"`
+	KeysGone    []KeyGone      `json:"keysGone"`
+	Quotas      Quotas         `json:"quotas"`
 	Data        *Data          `json:"data,omitempty"`
 	Space       *Space         `json:"space,omitempty"`
 	Counts      map[string]int `json:"problemCounts"`
@@ -106,12 +126,30 @@ type Report struct {
 	Repaired    int            `json:"repaired"`
 }
 
-// Data says what was read with Options.Data.
+// KeyGone is a KMS key that files are under and that opens nothing any more.
+type KeyGone struct {
+	ARN    string     `json:"arn"`
+	Why    string     `json:"why"`
+	Files  int64      `json:"files"`
+	Inodes []meta.Ino `json:"inodes"` // the first of them
+}
+
+// Quotas says how many buckets with a quota there are.
+type Quotas struct {
+	Checked int64 `json:"checked"`
+	Busy    int64 `json:"busy"` // in use or being counted at the time: not compared
+}
+
+// Data says what was read with Options.Data; bytes are sealed ones.
 type Data struct {
-	Extents int64  `json:"extents"`
-	Bytes   int64  `json:"bytes"`
-	Bad     int64  `json:"bad"`
-	Checked string `json:"checked"`
+	Extents        int64 `json:"extents"` // in rows too
+	Bytes          int64 `json:"bytes"`
+	Bad            int64 `json:"bad"`
+	Authentic      int64 `json:"authenticatedExtents"`
+	AuthenticBytes int64 `json:"authenticatedBytes"`
+	Sums           int64 `json:"checksumOnlyExtents"` // of files whose KMS key is gone, and of removed files
+	SumBytes       int64 `json:"checksumOnlyBytes"`
+	SumFiles       int64 `json:"checksumOnlyFiles"` // whose KMS key is gone
 }
 
 // Space is how the extent store is used.
@@ -146,7 +184,9 @@ func Run(ctx context.Context, vol Volume, extents extent.Store, o Options) (*Rep
 	if o.Workers <= 0 {
 		o.Workers = 4
 	}
-	c := &checker{ctx: ctx, vol: vol, extents: extents, o: o, rep: &Report{Complete: true, Counts: map[string]int{}, Problems: []Problem{}}}
+	c := &checker{ctx: ctx, vol: vol, extents: extents, o: o, rep: &Report{
+		Complete: true, KeysGone: []KeyGone{}, Counts: map[string]int{}, Problems: []Problem{},
+	}}
 	ranger, _ := extents.(extent.Ranger)
 	var position extent.Position
 	if ranger != nil {
@@ -155,8 +195,8 @@ func Run(ctx context.Context, vol Volume, extents extent.Store, o Options) (*Rep
 			c.rep.Space, ranger = nil, nil // what the rows name is not known for certain
 		}
 	}
-	err := vol.Rows().View(func(r *meta.Reader) error {
-		c.r = r
+	err := vol.Snapshot(func(r *meta.Reader, counted map[meta.Ino]meta.Usage) error {
+		c.r, c.counted = r, counted
 		return c.rows()
 	})
 	if err == nil && ranger != nil && c.rep.Complete {
@@ -190,6 +230,11 @@ type checker struct {
 	jobs   []job
 	fixes  []fix
 
+	gone    map[string]*KeyGone // by ARN; nil: the key is there
+	limited []meta.Ino          // buckets with a quota
+	held    map[meta.Ino]meta.Usage
+	counted map[meta.Ino]meta.Usage
+
 	seen atomic.Int64
 }
 
@@ -213,12 +258,6 @@ type link struct{ meta.Link }
 type inlineID struct {
 	ino meta.Ino
 	id  meta.ExtentID
-}
-
-// job is an extent to be read.
-type job struct {
-	ino meta.Ino
-	x   *meta.Extent
 }
 
 func (c *checker) progress(phase string, done, total int64) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/kmsfs/kmsfs/crypto"
@@ -170,6 +171,7 @@ func TestRandomWorkIsClean(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
+	r.quota("inodes=1000000")
 	dirs := []fs.Ino{r.bucket}
 	for i := range 3 {
 		dirs = append(dirs, r.dir(r.bucket, fmt.Sprint("d", i)))
@@ -203,7 +205,11 @@ func TestRandomWorkIsClean(t *testing.T) {
 			r.ok(r.v.CloseEpoch())
 		}
 		if i%300 == 299 {
-			r.finds(r.run(check.Options{Data: true}))
+			rep := r.run(r.withKeys(nil))
+			r.finds(rep)
+			if rep.Data.Authentic == 0 || rep.Quotas.Checked != 1 {
+				t.Fatalf("%+v %+v", rep.Data, rep.Quotas)
+			}
 		}
 	}
 }
@@ -237,25 +243,52 @@ func TestNamelessInodeGoesToLostAndFound(t *testing.T) {
 	r.finds(r.run(check.Options{}), check.BadSet) // what is missing from the directory stays noticed
 }
 
-func TestDanglingEntryIsDropped(t *testing.T) {
+// TestEntryWithoutInodeLeavesARecord: what can be told of it is in lost+found; nothing is dropped in silence.
+func TestEntryWithoutInodeLeavesARecord(t *testing.T) {
 	r := newRig(t)
-	ino := r.file(r.bucket, "f", 100, "")
-	r.file(r.bucket, "g", 100, "")
+	r.quota("bytes=1000000")
+	d := r.dir(r.bucket, "d")
+	ino := r.file(d, "f \n", 100, "")
+	r.file(d, "g", 100, "")
+	r.ok(r.v.CloseEpoch())
 	r.change(func(t kv.Txn) error {
 		t.Delete(inodeKey(ino))
 		return nil
 	})
 	rep := r.run(check.Options{Repair: true})
-	r.finds(rep, check.Dangling, check.Orphan)
-	if _, err := r.v.Lookup(r.bucket, "f"); !errors.Is(err, fs.ErrNotFound) {
+	r.finds(rep, check.Dangling, check.Orphan, check.BadQuota)
+	if _, err := r.v.Lookup(d, "f \n"); !errors.Is(err, fs.ErrNotFound) {
 		t.Fatal(err)
 	}
-	n := 0
-	r.ok(r.v.ReadDir(r.bucket, 0, func(fs.Dirent) bool { n++; return true }))
-	if n != 1 {
+	if n := len(r.list(d)); n != 1 {
 		t.Fatalf("%d entries", n)
 	}
+	lost, err := r.v.Lookup(r.bucket, check.LostFound)
+	r.ok(err)
+	found := r.list(lost.Ino)
+	if len(found) != 1 {
+		t.Fatalf("lost+found holds %v", found)
+	}
+	target, err := r.v.Readlink(found[0].Ino)
+	r.ok(err)
+	if want := fmt.Sprintf(`entry "f \n" of directory inode %d named inode %d, which is gone`, d, ino); target != want {
+		t.Fatalf("%s, want %s", target, want)
+	}
+	for _, p := range rep.Problems {
+		if p.Kind == check.Dangling && !strings.Contains(p.Repair, found[0].Name) {
+			t.Errorf("%+v", p)
+		}
+	}
 	r.finds(r.run(check.Options{}), check.Orphan)
+}
+
+func (r *rig) list(dir fs.Ino) (all []fs.Dirent) {
+	r.t.Helper()
+	r.ok(r.v.ReadDir(dir, 0, func(d fs.Dirent) bool {
+		all = append(all, d)
+		return true
+	}))
+	return all
 }
 
 // update changes an inode row.
@@ -308,6 +341,183 @@ func TestDataDamageIsFound(t *testing.T) {
 	r.finds(rep, check.BadData)
 	if rep.Data.Bad != 1 {
 		t.Fatalf("%+v", rep.Data)
+	}
+}
+
+// TestInlineDamageIsFound changes sealed bytes in a row, which the row store of this test does not authenticate.
+func TestInlineDamageIsFound(t *testing.T) {
+	r := newRig(t)
+	r.file(r.bucket, "f", 100, "")
+	r.change(func(t kv.Txn) error {
+		return t.Scan([]byte{'b'}, []byte{'b' + 1}, func(k, v []byte) (bool, error) {
+			v = bytes.Clone(v)
+			v[10] ^= 1
+			t.Set(bytes.Clone(k), v)
+			return true, nil
+		})
+	})
+	r.finds(r.run(check.Options{}))
+	rep := r.run(r.withKeys(nil))
+	r.finds(rep, check.BadData)
+	if rep.Data.Bad != 1 {
+		t.Fatalf("%+v", rep.Data)
+	}
+}
+
+// ring opens the one data key of the rig's files; keys by the ARNs in gone are gone.
+type ring struct {
+	r    *rig
+	gone []string
+	bad  string // wrapped keys that do not open
+}
+
+func (k ring) Standing(arn string) error {
+	if slices.Contains(k.gone, arn) {
+		return fmt.Errorf("%s: %w", arn, check.ErrKeyGone)
+	}
+	return nil
+}
+
+func (k ring) Open(wrapped crypto.WrappedKey, ctx crypto.Context) (*crypto.DataKey, error) {
+	switch {
+	case string(wrapped) == k.bad:
+		return nil, errors.New("it is not what was wrapped")
+	case slices.Contains(k.gone, ctx["arn"]):
+		return nil, check.ErrKeyGone
+	}
+	return k.r.key.Clone(), nil
+}
+
+func (r *rig) withKeys(gone []string) check.Options {
+	return check.Options{Data: true, Keys: ring{r: r, gone: gone}}
+}
+
+// TestDataIsAuthenticated changes bytes and their checksum, as an attacker could if he had the key of the rows, and the row's alone.
+func TestDataIsAuthenticated(t *testing.T) {
+	r := newRig(t)
+	_, big, closed := r.populate()
+	r.ok(closed())
+	rep := r.run(r.withKeys(nil))
+	r.finds(rep)
+	d := rep.Data
+	// The removed file's extents are not of a file any more.
+	if d.Authentic == 0 || d.Authentic+d.Sums != d.Extents || d.AuthenticBytes+d.SumBytes != d.Bytes || d.SumFiles != 0 || d.SumBytes > 3<<20 {
+		t.Fatalf("%+v", d)
+	}
+	// Two extents of one length change places, checksums included: no checksum tells.
+	r.update(big, func(tx *meta.Tx, n *meta.Inode) {
+		pieces, err := tx.Pieces(n)
+		r.ok(err)
+		var swap []meta.Piece
+		for _, p := range pieces {
+			if !p.Extent.Inline && (len(swap) == 0 || swap[0].Extent.ID != p.Extent.ID && swap[0].Extent.Plain == p.Extent.Plain) {
+				swap = append(swap, p)
+			}
+		}
+		if len(swap) < 2 {
+			t.Fatalf("no two extents of one length among %d", len(pieces))
+		}
+		a, b := *swap[0].Extent, *swap[1].Extent
+		a.Segment, a.Offset, a.CRC, b.Segment, b.Offset, b.CRC = b.Segment, b.Offset, b.CRC, a.Segment, a.Offset, a.CRC
+		for _, p := range pieces {
+			q := p
+			switch p.Extent.ID {
+			case a.ID:
+				q.Extent = &a
+			case b.ID:
+				q.Extent = &b
+			default:
+				continue
+			}
+			tx.RemovePiece(n, p)
+			tx.AddPiece(n, q)
+		}
+	})
+	r.finds(r.run(check.Options{Data: true}))
+	rep = r.run(r.withKeys(nil))
+	r.finds(rep, check.BadData)
+	if rep.Data.Bad != 2 {
+		t.Fatalf("%+v", rep.Data)
+	}
+}
+
+// TestKeysThatAreGone: files whose KMS key was deleted are told apart; they are no damage, and their bytes are still summed.
+func TestKeysThatAreGone(t *testing.T) {
+	r := newRig(t)
+	sealed := func(name, arn, wrapped string, size int) fs.Ino {
+		a, err := r.v.Make(r.bucket, name, fs.New{Type: fs.Regular, Sealing: fs.Sealing{
+			Method: fs.SSEKMS, KeyARN: arn, Context: crypto.Context{"arn": arn}, Keys: []fs.FileKey{{Wrapped: []byte(wrapped)}},
+		}})
+		r.ok(err)
+		r.write(a.Ino, 0, size)
+		return a.Ino
+	}
+	sealed("kept", arn, "w", 300_000)
+	f, g := sealed("f", arn+"2", "w", 300_000), sealed("g", arn+"2", "w", 100)
+	sealed("empty", arn+"3", "w", 0)
+	o := r.withKeys([]string{arn + "2", arn + "3"})
+	rep := r.run(o)
+	r.finds(rep)
+	if k := rep.KeysGone; !rep.Clean() || len(k) != 2 || k[0].ARN != arn+"2" || k[0].Files != 2 || !slices.Equal(k[0].Inodes, []fs.Ino{f, g}) || k[1].Files != 1 {
+		t.Fatalf("%+v", rep)
+	}
+	if d := rep.Data; d.SumFiles != 2 || d.Sums != 2 || d.Authentic != 1 {
+		t.Fatalf("%+v", d)
+	}
+	if rep = r.run(check.Options{}); len(rep.KeysGone) != 0 {
+		t.Fatalf("%+v without keys", rep.KeysGone)
+	}
+	o.Keys = ring{r: r, bad: "w"}
+	rep = r.run(o)
+	r.finds(rep, check.BadSealing)
+	if rep.Counts[check.BadSealing] != 3 || rep.Data.Authentic != 0 {
+		t.Fatalf("%+v %+v", rep, rep.Data)
+	}
+}
+
+func (r *rig) quota(text string) {
+	r.t.Helper()
+	r.ok(r.v.SetBucket(r.bucket, func(b *fs.Bucket) error {
+		b.Quota = text
+		return nil
+	}))
+}
+
+func TestQuotasAreCheckedAndCountedAnew(t *testing.T) {
+	r := newRig(t)
+	ino := r.file(r.bucket, "f", 70_000, "")
+	r.file(r.bucket, "g", 100, "")
+	r.dir(r.bucket, "d")
+	rep := r.run(check.Options{})
+	if rep.Quotas != (check.Quotas{}) {
+		t.Fatalf("%+v", rep.Quotas)
+	}
+	r.quota("bytes=100000,inodes=10")
+	rep = r.run(check.Options{})
+	r.finds(rep)
+	if rep.Quotas != (check.Quotas{Checked: 1}) {
+		t.Fatalf("%+v", rep.Quotas)
+	}
+	// Something at work is not compared.
+	f, err := r.v.OpenFile(ino, fs.Keys{1: r.key}, nil)
+	r.ok(err)
+	_, err = f.WriteAt([]byte("longer"), 70_000)
+	r.ok(err)
+	if rep = r.run(check.Options{}); rep.Quotas != (check.Quotas{Busy: 1}) {
+		t.Fatalf("%+v", rep.Quotas)
+	}
+	r.ok(f.Close())
+
+	r.update(ino, func(_ *meta.Tx, n *meta.Inode) { n.Size += 1000 }) // beneath the counters
+	rep = r.run(check.Options{})
+	r.finds(rep, check.BadQuota)
+	rep = r.run(check.Options{Repair: true})
+	if r.finds(rep, check.BadQuota); !rep.Clean() || rep.Problems[0].Repair == "" {
+		t.Fatalf("%+v", rep)
+	}
+	r.finds(r.run(check.Options{}))
+	if b, n, q, ok := r.v.Usage(r.bucket); !ok || b != 71_106 || n != 3 || q != (fs.Quota{Bytes: 100_000, Inodes: 10}) {
+		t.Fatalf("%d bytes, %d inodes, %+v", b, n, q)
 	}
 }
 

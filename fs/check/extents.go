@@ -1,14 +1,7 @@
 package check
 
 import (
-	"cmp"
-	"errors"
-	"hash/crc32"
 	"slices"
-	"sync"
-	"sync/atomic"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/kmsfs/kmsfs/crypto/block"
 	"github.com/kmsfs/kmsfs/fs/extent"
@@ -65,6 +58,9 @@ func (c *checker) scanPieces() error {
 		}
 		extents[x.ID] = x
 		c.extent(p.Ino, x)
+		if c.o.Data {
+			c.jobs = append(c.jobs, job{p.Ino, x})
+		}
 		if x.Inline {
 			c.rep.Inline++
 			c.inline[inlineID{p.Ino, x.ID}] = true
@@ -79,9 +75,6 @@ func (c *checker) scanPieces() error {
 			c.rep.add(Overlap, p.Ino, "extent %d at %v shares blocks with another", x.ID, refOf(x))
 		}
 		c.blocks.Add(refOf(x))
-		if c.o.Data {
-			c.jobs = append(c.jobs, job{p.Ino, x})
-		}
 		return c.step()
 	})
 	return err
@@ -149,93 +142,4 @@ func (c *checker) scanInline() error {
 		}
 	}
 	return nil
-}
-
-// --- data ---------------------------------------------------------------------------------------------------------
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// data reads every extent, in the order of the disk.
-func (c *checker) data() error {
-	slices.SortFunc(c.jobs, func(a, b job) int {
-		return cmp.Or(cmp.Compare(a.x.Segment, b.x.Segment), cmp.Compare(a.x.Offset, b.x.Offset))
-	})
-	var total int64
-	for _, j := range c.jobs {
-		total += int64(j.x.Sealed)
-	}
-	d := &Data{Extents: int64(len(c.jobs)), Bytes: total, Checked: "CRC32C of the sealed bytes; they are authenticated when they are read with the file's data key"}
-	c.rep.Data = d
-	var mu sync.Mutex
-	var done atomic.Int64
-	const stride = 64
-	g, ctx := errgroup.WithContext(c.ctx)
-	g.SetLimit(c.o.Workers)
-	for len(c.jobs) > 0 && ctx.Err() == nil {
-		part := c.jobs[:min(stride, len(c.jobs))]
-		c.jobs = c.jobs[len(part):]
-		g.Go(func() error {
-			var buf []byte
-			for _, j := range part {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				buf = slices.Grow(buf[:0], int(j.x.Sealed))[:j.x.Sealed]
-				why := c.readOne(j, buf)
-				n := done.Add(int64(j.x.Sealed))
-				mu.Lock()
-				if why != "" {
-					d.Bad++
-					c.rep.add(BadData, j.ino, "extent %d at %v: %s", j.x.ID, refOf(j.x), why)
-				}
-				if n/progressBytes != (n-int64(j.x.Sealed))/progressBytes {
-					c.progress("data", n, total)
-				}
-				mu.Unlock()
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	c.progress("data", total, total)
-	return c.ctx.Err()
-}
-
-const progressBytes = 64 << 20
-
-// readOne reads and sums one extent; "" says that it is good, or was freed meanwhile.
-func (c *checker) readOne(j job, buf []byte) string {
-	err := c.extents.ReadAt(refOf(j.x), buf, 0)
-	if err == nil && crc32.Checksum(buf, castagnoli) == j.x.CRC {
-		return ""
-	}
-	if !c.stillNamed(j) {
-		return ""
-	}
-	switch {
-	case errors.Is(err, extent.ErrMissing):
-		return "the bytes are not there"
-	case err != nil:
-		return err.Error()
-	}
-	return "the bytes are not those that were written"
-}
-
-// stillNamed looks into the rows as they are now: an extent may have been replaced and freed since the snapshot.
-func (c *checker) stillNamed(j job) bool {
-	named := false
-	err := c.vol.Rows().View(func(r *meta.Reader) error {
-		n, err := r.Inode(j.ino)
-		if err != nil {
-			return err
-		}
-		pieces, err := r.Pieces(n)
-		for _, p := range pieces {
-			named = named || p.Extent.ID == j.x.ID
-		}
-		return err
-	})
-	return named || err != nil && !errors.Is(err, meta.ErrNotFound)
 }

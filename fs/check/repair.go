@@ -10,11 +10,12 @@ import (
 type fixKind uint8
 
 const (
-	dropEntry fixKind = iota
+	keepEntry fixKind = iota
 	setLinks
 	adopt
 	addUse
 	dropUse
+	recount
 )
 
 // fix is something that repair would do. problem is the problem's place in the report, -1 if it is not listed.
@@ -40,34 +41,48 @@ func (c *checker) repair() error {
 		c.rep.add(Unrepairable, 0, "nothing is repaired while rows cannot be read: what they name would look lost")
 		return nil
 	}
-	// Counts first: they were taken before the others, which keep them right.
-	for _, counts := range []bool{true, false} {
+	// Link counts first: they were taken before the others, which keep them right. Quotas last: the others do not count.
+	for _, turn := range []func(fixKind) bool{
+		func(k fixKind) bool { return k == setLinks },
+		func(k fixKind) bool { return k != setLinks && k != recount },
+	} {
 		for _, f := range c.fixes {
-			if (f.kind == setLinks) != counts {
+			if !turn(f.kind) {
 				continue
 			}
 			if err := c.ctx.Err(); err != nil {
 				return err
 			}
-			done, err := c.fix(f)
-			if err != nil {
-				c.rep.add(Unrepairable, f.ino, "%v", err)
-				continue
-			}
-			c.rep.Repaired++
-			if f.problem >= 0 {
-				c.rep.Problems[f.problem].Repair = done
-			}
+			c.fixed(f)(c.fix(f))
 		}
 	}
-	return nil
+	err := c.vol.RecountQuotas(c.ctx)
+	for _, f := range c.fixes {
+		if f.kind == recount {
+			c.fixed(f)("counted anew", err)
+		}
+	}
+	return err
+}
+
+// fixed notes in the report what came of a fix.
+func (c *checker) fixed(f fix) func(done string, err error) {
+	return func(done string, err error) {
+		if err != nil {
+			c.rep.add(Unrepairable, f.ino, "%v", err)
+			return
+		}
+		c.rep.Repaired++
+		if f.problem >= 0 {
+			c.rep.Problems[f.problem].Repair = done
+		}
+	}
 }
 
 func (c *checker) fix(f fix) (done string, err error) {
 	switch f.kind {
-	case dropEntry:
-		done = "dropped the entry"
-		err = c.vol.Repair(func(t *meta.Tx) error { return t.DropEntry(f.link.Parent, f.link.Name) })
+	case keepEntry:
+		return c.keepEntry(f)
 	case setLinks:
 		done = fmt.Sprintf("set %d names and link count %d", len(f.links), f.nlink)
 		err = c.vol.Repair(func(t *meta.Tx) error { return t.SetLinks(f.ino, f.links, f.nlink) })
@@ -88,6 +103,7 @@ func (c *checker) fix(f fix) (done string, err error) {
 		})
 	case adopt:
 		return c.adopt(f)
+	case recount: // not here
 	}
 	return done, err
 }
@@ -112,6 +128,50 @@ func (c *checker) adopt(f fix) (done string, err error) {
 		return t.Adopt(f.ino, dir, name)
 	})
 	return fmt.Sprintf("moved to %s/%s of its bucket", LostFound, name), err
+}
+
+// keepEntry takes an entry whose inode is gone out of its directory, and leaves a symbolic link in lost+found of the bucket whose target
+// says in words what it was. An entry of the root has no bucket: what it was stands in the report alone.
+func (c *checker) keepEntry(f fix) (done string, err error) {
+	dir := c.inodes[f.link.Parent]
+	if f.link.Parent == meta.RootIno {
+		err = c.vol.Repair(func(t *meta.Tx) error { return t.DropEntry(f.link.Parent, f.link.Name) })
+		return "dropped the entry; a bucket that is gone leaves nothing but this report", err
+	}
+	ino, err := c.vol.NewIno()
+	if err != nil {
+		return "", err
+	}
+	fresh, err := c.vol.NewIno()
+	if err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("entry-%d", ino) // a number that nothing else has
+	target := fmt.Sprintf("entry %q of directory inode %d named inode %d, which is gone", f.link.Name, f.link.Parent, f.ino)
+	err = c.vol.Repair(func(t *meta.Tx) error {
+		if err := t.DropEntry(f.link.Parent, f.link.Name); err != nil {
+			return err
+		}
+		at, err := c.lostFound(t, dir.row.Bucket, fresh)
+		if err != nil {
+			return err
+		}
+		lost, err := t.Inode(at)
+		if err != nil {
+			return err
+		}
+		row := &meta.Inode{
+			Ino: ino, Type: meta.Symlink, Mode: 0o777, Nlink: 1, Size: uint64(len(target)), Target: target, Bucket: lost.Bucket,
+			Atime: c.o.Now, Mtime: c.o.Now, Ctime: c.o.Now, Btime: c.o.Now, Links: []meta.Link{{Parent: at, Name: name}},
+		}
+		if err := t.AddDentry(lost, meta.Dentry{Name: name, Ino: ino, Type: meta.Symlink}); err != nil {
+			return err
+		}
+		t.PutInode(lost)
+		t.PutInode(row)
+		return nil
+	})
+	return fmt.Sprintf("took the entry out of the directory; %s/%s of its bucket is a symbolic link whose target says what it was", LostFound, name), err
 }
 
 // lostFound finds or makes the directory.

@@ -13,6 +13,7 @@ import (
 func (c *checker) rows() error {
 	c.inodes, c.tombs = map[meta.Ino]*node{}, map[meta.Ino]bool{}
 	c.inline = map[inlineID]bool{}
+	c.gone, c.held = map[string]*KeyGone{}, map[meta.Ino]meta.Usage{}
 	var err error
 	if c.super, err = c.r.Super(); err != nil {
 		c.rep.Complete = false
@@ -36,6 +37,12 @@ func (c *checker) rows() error {
 		}
 	}
 	c.judge()
+	c.quotas()
+	for _, arn := range slices.Sorted(maps.Keys(c.gone)) {
+		if k := c.gone[arn]; k != nil {
+			c.rep.KeysGone = append(c.rep.KeysGone, *k)
+		}
+	}
 	c.progress("rows", c.seen.Load(), c.seen.Load())
 	return nil
 }
@@ -77,10 +84,48 @@ func (c *checker) scanInodes() error {
 			c.rep.add(Orphan, ino, "it is there and has a tombstone")
 		}
 		c.sealing(n)
+		c.keyReference(n)
+		c.account(n)
 		n.Target, n.BucketInfo = "", nil
 		c.inodes[ino] = &node{row: n}
 		return c.step()
 	})
+}
+
+// account adds an inode to what its bucket holds.
+func (c *checker) account(n *meta.Inode) {
+	if n.BucketInfo != nil && n.BucketInfo.Quota != "" {
+		c.limited = append(c.limited, n.Ino)
+	}
+	if n.Ino == n.Bucket || n.Ino == meta.RootIno {
+		return
+	}
+	u := c.held[n.Bucket]
+	u.Inodes++
+	if n.Type == meta.Regular {
+		u.Bytes += n.Size
+	}
+	c.held[n.Bucket] = u
+}
+
+// quotas compares the counters of buckets with a quota with what they hold.
+func (c *checker) quotas() {
+	if !c.rep.Complete {
+		return
+	}
+	for _, bucket := range c.limited {
+		got, ok := c.counted[bucket]
+		if !ok {
+			c.rep.Quotas.Busy++
+			continue
+		}
+		c.rep.Quotas.Checked++
+		if want := c.held[bucket]; got.Bytes != want.Bytes || got.Inodes != want.Inodes {
+			at := c.rep.add(BadQuota, bucket, "its quota counts %d bytes in %d inodes, there are %d bytes in %d",
+				got.Bytes, got.Inodes, want.Bytes, want.Inodes)
+			c.fixes = append(c.fixes, fix{kind: recount, ino: bucket, problem: at})
+		}
+	}
 }
 
 func (c *checker) sealing(n *meta.Inode) {
@@ -121,7 +166,7 @@ func (c *checker) scanEntries() error {
 		if n == nil {
 			at := c.rep.add(Dangling, d.Ino, "entry %q of directory %d names an inode that is not there", d.Name, d.Parent)
 			if dir != nil {
-				c.fixes = append(c.fixes, fix{kind: dropEntry, ino: d.Ino, link: meta.Link{Parent: d.Parent, Name: d.Name}, problem: at})
+				c.fixes = append(c.fixes, fix{kind: keepEntry, ino: d.Ino, link: meta.Link{Parent: d.Parent, Name: d.Name}, problem: at})
 			}
 			return c.step()
 		}

@@ -81,3 +81,61 @@ func Collect(ctx context.Context, vol Volume, extents extent.Store, dry bool) (U
 	}
 	return u, nil
 }
+
+// Held is what an extent store holds, in bytes of aligned blocks.
+type Held struct {
+	Live int64 // content of files, and what a crash may have left behind (Collect)
+	Dead int64 // of removed and replaced content: freed when its epoch is closed and nobody has it open
+}
+
+// Measure counts what is held. It reads the rows of what is dead and asks the file system for the rest, so it costs the more the more
+// waits to be freed.
+func Measure(ctx context.Context, vol Volume, extents extent.Store) (Held, error) {
+	ranger, ok := extents.(extent.Ranger)
+	if !ok {
+		return Held{}, ErrUnlisted
+	}
+	var dead extent.Blocks // an extent may be named by several rows
+	add := func(x *meta.Extent) error {
+		if !x.Inline {
+			dead.Add(extent.Ref{Segment: x.Segment, Offset: x.Offset, Length: x.Sealed})
+		}
+		return ctx.Err()
+	}
+	err := vol.Rows().View(func(r *meta.Reader) error {
+		err := r.EachReplaced(func(x meta.Replaced, err error) error {
+			if err != nil || !x.Free {
+				return err
+			}
+			return add(x.Piece.Extent)
+		})
+		if err != nil {
+			return err
+		}
+		return r.EachTomb(func(t meta.Tomb, err error) error {
+			if err != nil {
+				return err
+			}
+			return r.TombExtents(t.Ino, add)
+		})
+	})
+	if err != nil {
+		return Held{}, fmt.Errorf("measure what is dead: %w", err)
+	}
+	var h Held
+	err = ranger.Ranges(ranger.Position(), func(r extent.Range) error {
+		h.Live += r.Length
+		at := r.Offset
+		for end := r.Offset + r.Length; at < end; at += extent.Align {
+			if dead.Has(r.Segment, at) {
+				h.Live -= extent.Align
+				h.Dead += extent.Align
+			}
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return Held{}, fmt.Errorf("measure what is stored: %w", err)
+	}
+	return h, nil
+}

@@ -185,3 +185,46 @@ func TestCollectWithoutList(t *testing.T) {
 		t.Fatal("no error")
 	}
 }
+
+// TestMeasure: what is removed or replaced is dead until it is freed, then it is neither.
+func TestMeasure(t *testing.T) {
+	l := newLab(t)
+	measure := func() gc.Held {
+		t.Helper()
+		h, err := gc.Measure(context.Background(), l.v, l.extents)
+		l.ok(err)
+		return h
+	}
+	empty := measure()
+	if empty.Dead != 0 {
+		t.Fatalf("%+v", empty)
+	}
+	for _, name := range []string{"kept", "replaced", "removed"} {
+		f, err := l.write(name, content(1, 3<<20))
+		l.ok(err)
+		l.ok(f.Close())
+	}
+	full := measure()
+	if per := (full.Live - empty.Live) / 3; full.Dead != 0 || per < 3<<20 || per > 4<<20 {
+		t.Fatalf("%+v", full)
+	}
+	_, err := l.v.Unlink(l.bucket, "removed")
+	l.ok(err)
+	f, err := l.write("replaced", content(2, 3<<20))
+	l.ok(err)
+	l.ok(f.Close())
+	h := measure()
+	if h.Dead < 6<<20 || h.Dead > 8<<20 || h.Live+h.Dead < full.Live+3<<20 {
+		t.Fatalf("%+v, before %+v", h, full)
+	}
+	reaper := gc.Start(l.v, l.extents, slog.New(slog.DiscardHandler))
+	l.ok(l.v.CloseEpoch())
+	l.ok(reaper.Run(context.Background()))
+	reaper.Close()
+	if after := measure(); after.Dead != 0 || after.Live != h.Live {
+		t.Fatalf("%+v, before %+v", after, h)
+	}
+	if _, err := gc.Measure(context.Background(), l.v, unlisted{l.extents}); err == nil {
+		t.Fatal("no error")
+	}
+}

@@ -25,6 +25,17 @@ func (r *Reader) Tombs(first Ino, fn func(Tomb) bool) error {
 	})
 }
 
+// TombExtents calls fn for each piece of a removed inode that SweepTomb has not deleted yet.
+func (r *Reader) TombExtents(ino Ino, fn func(*Extent) error) error {
+	return r.r.Scan(key1(kindPiece, uint64(ino)), key1(kindPiece, uint64(ino)+1), func(k, v []byte) (bool, error) {
+		p, err := decodePieceRow(u64(k[9:17]), v)
+		if err != nil {
+			return false, err
+		}
+		return true, fn(p.Extent)
+	})
+}
+
 // SweepTomb deletes up to limit rows of a removed inode, the tombstone last. extent is called for each piece that goes; done says
 // that nothing is left. An inode without a tombstone is not touched: it got a name after all.
 func (t *Tx) SweepTomb(ino Ino, limit int, extent func(*Extent)) (done bool, err error) {

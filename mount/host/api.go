@@ -132,6 +132,14 @@ type Space struct {
 	Total uint64 `json:"total"`
 	Free  uint64 `json:"free"`
 	Files uint64 `json:"files"`
+	Held  *Held  `json:"held,omitempty"` // for root and the store's owner
+}
+
+// Held is what the store's own files hold, in bytes on disk.
+type Held struct {
+	Live     int64 `json:"liveBytes"`     // content
+	Dead     int64 `json:"deadBytes"`     // content that was removed or replaced and is not freed yet
+	Metadata int64 `json:"metadataBytes"` // rows and their log
 }
 
 // UnlockAddArgs describe a slot to add. The caller must be the store's owner.

@@ -18,6 +18,8 @@ type Keeper interface {
 	Fsck(ctx context.Context, a FsckArgs, progress func(any) error) (json.RawMessage, error)
 	// Collect frees what nothing refers to. The report is JSON.
 	Collect(ctx context.Context) (json.RawMessage, error)
+	// Held measures what the store's files hold.
+	Held(ctx context.Context) (Held, error)
 	// Backup does what is to be done with a backup directory. The result is JSON. Where this process may not open it, ask has the caller
 	// do what is to be done with its files; it is nil otherwise.
 	Backup(ctx context.Context, a BackupArgs, ask BackupAsk, progress func(any) error) (json.RawMessage, error)
@@ -25,7 +27,7 @@ type Keeper interface {
 
 // FsckArgs say what is checked.
 type FsckArgs struct {
-	Data   bool `json:"data,omitempty"`   // read every extent
+	Data   bool `json:"data,omitempty"`   // read and authenticate every extent
 	Repair bool `json:"repair,omitempty"` // nothing may be mounted
 }
 

@@ -16,6 +16,10 @@ func (fakeKeeper) Fsck(_ context.Context, a FsckArgs, progress func(any) error) 
 	return json.Marshal(a)
 }
 
+func (fakeKeeper) Held(context.Context) (Held, error) {
+	return Held{Live: 3, Dead: 2, Metadata: 1}, nil
+}
+
 func (fakeKeeper) Collect(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{}`), nil
 }

@@ -55,6 +55,13 @@ func TestMountsOfOthers(t *testing.T) {
 	if len(s.Mounts) != 1 || !s.Running {
 		t.Errorf("alice sees %+v", s)
 	}
+	if s.Space == nil || s.Space.Held != nil {
+		t.Errorf("alice sees %+v", s.Space)
+	}
+	r.must(uidOwner, CmdStatus, NoArgs{}, &s)
+	if s.Space.Held == nil || *s.Space.Held != (Held{Live: 3, Dead: 2, Metadata: 1}) {
+		t.Errorf("the owner sees %+v", s.Space)
+	}
 	if _, resp := r.do(uidBob, "", CmdUmount, UmountArgs{Dir: dir}); resp.Error == nil || resp.Error.Code != denied {
 		t.Errorf("bob unmounts: %+v", resp.Error)
 	}
