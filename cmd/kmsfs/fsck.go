@@ -19,6 +19,7 @@ import (
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/check"
 	"github.com/kmsfs/kmsfs/fs/gc"
+	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/keystore"
 	"github.com/kmsfs/kmsfs/mount/host"
 )
@@ -130,7 +131,8 @@ func cmdGC() *cli.Command {
 	return &cli.Command{
 		Name: "gc", Category: catStore, Usage: "free what nothing refers to",
 		Description: `What deletions leave is freed in the background anyway; this does it now, and also finds
-bytes that a crash left behind. It needs no key and disturbs no one.
+bytes that a crash left behind and merges the tables of rows, which gives back the room of
+deleted ones. It needs no key and disturbs no one.
 
 Example:
    kmsfs gc`,
@@ -248,6 +250,12 @@ func (k keeper) Collect(ctx context.Context) (json.RawMessage, error) {
 	after := k.s.reaper.Stats()
 	u, err := gc.Collect(ctx, k.s.volume, k.s.extents, false)
 	if err != nil {
+		return nil, err
+	}
+	err = k.s.engine.Compact()
+	if errors.Is(err, kv.ErrNoSpace) {
+		k.s.log.Warn("the space of deleted rows is given back when there is more room", "err", err)
+	} else if err != nil {
 		return nil, err
 	}
 	return json.Marshal(collected{Dead: after.Bytes - before.Bytes, Inodes: after.Inodes - before.Inodes, Unreferenced: u})

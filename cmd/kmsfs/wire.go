@@ -65,8 +65,8 @@ type store struct {
 	root *crypto.DataKey
 	log  *slog.Logger
 
-	engine     kv.Store // rows as they are stored, sealed
-	kv         kv.Store // rows
+	engine     *badgerkv.Store // rows as they are stored, sealed
+	kv         kv.Store        // rows
 	ledger     *ledger.Ledger
 	anchor     *fs.FileAnchor
 	audit      *audit.Log

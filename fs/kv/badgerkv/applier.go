@@ -2,6 +2,7 @@ package badgerkv
 
 import (
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -85,6 +86,17 @@ func (s *Store) applier() {
 		select {
 		case <-s.quit:
 			return
+		case done := <-s.moves:
+			err := s.room.failure()
+			if err == nil && !s.space.canMove() {
+				err = fmt.Errorf("badgerkv: too little space to move rows into badger: %w", kv.ErrNoSpace)
+			} else if err == nil {
+				if err = s.cycle(); err != nil {
+					err = s.fail(err)
+				}
+			}
+			done <- err
+			continue
 		case <-s.wake:
 		case <-ticker.C:
 		}
@@ -106,6 +118,46 @@ func (s *Store) applier() {
 			return
 		}
 	}
+}
+
+// Compact gives back the space of rows that were deleted or replaced: all commits are moved into Badger, and its tables are merged into
+// one level, where it drops what no snapshot needs. Commits go on meanwhile, and wait if many come. What Badger still has in its
+// table in memory (Options.MemTable) it cannot drop from the tables below: that goes with a Compact after the next Open. It returns
+// kv.ErrNoSpace, and does nothing, where merging might need the reserve.
+func (s *Store) Compact() (err error) {
+	s.compacting.Lock()
+	defer s.compacting.Unlock()
+	s.mu.RLock()
+	if s.closed {
+		s.mu.RUnlock()
+		return fmt.Errorf("badgerkv: %w", kv.ErrClosed)
+	}
+	s.users.Add(1)
+	s.mu.RUnlock()
+	defer s.users.Done()
+
+	moved := make(chan error, 1)
+	select {
+	case s.moves <- moved:
+		if err := <-moved; err != nil {
+			return err
+		}
+	case <-s.applierDone: // it ends early only when the store failed
+		return s.room.failure()
+	}
+	free, _, err := s.space.free()
+	if err != nil {
+		return err
+	}
+	if free < s.opt.Reserve+s.space.compaction.Load() {
+		return fmt.Errorf("badgerkv: too little space to merge tables: %w", kv.ErrNoSpace)
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer guard("merge tables", &err)
+	if err := s.db.Flatten(1); err != nil {
+		return fmt.Errorf("badgerkv: merge tables: %w", err)
+	}
+	return nil
 }
 
 // cycle moves all commits of now into Badger and cuts the redo log back. It runs on one goroutine at a time.

@@ -40,7 +40,9 @@ type Store struct {
 	users   sync.WaitGroup // running Views, Updates and Syncs; added to under mu
 
 	wake, quit, applierDone chan struct{}
-	activeBytes             atomic.Int64 // of the active overlay
+	moves                   chan chan error // asks the applier to move all commits of now
+	compacting              sync.Mutex      // one Compact at a time; held over everything
+	activeBytes             atomic.Int64    // of the active overlay
 
 	commits, conflicts, batches atomic.Uint64
 	replayed                    uint64
@@ -66,6 +68,7 @@ func Open(dir string, opt Options) (*Store, error) {
 		wake:        make(chan struct{}, 1),
 		quit:        make(chan struct{}),
 		applierDone: make(chan struct{}),
+		moves:       make(chan chan error),
 		syncPath:    syncPath,
 	}
 	s.space.reserve = opt.Reserve
