@@ -41,7 +41,7 @@ func (v *Volume) Repair(fn func(*meta.Tx) error) error {
 	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
-	if err := v.bearAllLocked(); err != nil {
+	if err := v.bearAllLocked(nil); err != nil {
 		return err
 	}
 	var open error

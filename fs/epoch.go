@@ -70,16 +70,9 @@ func (v *Volume) finishEpoch(epoch uint64) error {
 
 func (v *Volume) closeEpochs(ctx context.Context, every time.Duration) {
 	defer v.done.Done()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := v.CloseEpoch(); err != nil {
-				v.log.Error("epoch not closed", "err", err)
-			}
+	repeat(ctx, every, func() {
+		if err := v.CloseEpoch(); err != nil {
+			v.log.Error("epoch not closed", "err", err)
 		}
-	}
+	})
 }

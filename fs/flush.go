@@ -33,7 +33,7 @@ type flushOptions struct {
 
 func (v *Volume) flush(n *inode, o flushOptions) error {
 	if o.durable { // with the names that were made before it
-		if err := v.bearAll(); err != nil {
+		if err := v.bearOthers(n); err != nil {
 			return err
 		}
 	}

@@ -45,21 +45,14 @@ func (f *flusher) wait() { f.wg.Wait() }
 
 func (f *flusher) flushOld(ctx context.Context) {
 	defer f.wg.Done()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	repeat(ctx, time.Second, func() {
 		now := f.v.cfg.Clock()
 		for n, since := range f.snapshot() {
 			if now.Sub(since) >= flushAfter {
 				_ = f.flushOne(n)
 			}
 		}
-	}
+	})
 }
 
 func (f *flusher) snapshot() map[*inode]time.Time {

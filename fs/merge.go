@@ -256,16 +256,7 @@ func (m *merger) start(ctx context.Context, v *Volume, every time.Duration) {
 	m.wg.Add(1)
 	go func() {
 		defer m.wg.Done()
-		tick := time.NewTicker(every)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				m.round(ctx)
-			}
-		}
+		repeat(ctx, every, func() { m.round(ctx) })
 	}()
 }
 

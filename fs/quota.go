@@ -240,7 +240,7 @@ func (v *Volume) count(ctx context.Context, u *usage) error {
 	unlock := sync.OnceFunc(v.ns.Unlock)
 	v.ns.Lock()
 	defer unlock()
-	if err := v.bearAllLocked(); err != nil {
+	if err := v.bearAllLocked(nil); err != nil {
 		return err
 	}
 	v.quotas.change(u.bucket, u)
@@ -290,7 +290,7 @@ func (v *Volume) Snapshot(fn func(r *meta.Reader, counted map[Ino]meta.Usage) er
 	v.ns.Lock()
 	unlock := sync.OnceFunc(v.ns.Unlock)
 	defer unlock()
-	born := v.bearAllLocked()
+	born := v.bearAllLocked(nil)
 	before := v.atRest()
 	return v.db.View(func(r *meta.Reader) error {
 		counted := map[Ino]meta.Usage{}

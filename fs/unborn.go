@@ -90,10 +90,16 @@ func (u *unborn) in(parent Ino) []birth {
 	return slices.Collect(maps.Values(u.names[parent]))
 }
 
-func (u *unborn) dirs() []Ino {
+// all lists the unborn files.
+func (u *unborn) all() (ns []*inode) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	return slices.Collect(maps.Keys(u.names))
+	for _, names := range u.names {
+		for _, b := range names {
+			ns = append(ns, b.n)
+		}
+	}
+	return ns
 }
 
 func (u *unborn) add(l meta.Link, b birth) {
@@ -244,18 +250,24 @@ func (v *Volume) bearFor(parent Ino, name string) error {
 }
 
 // bearAll bears every file that was made before the call.
-func (v *Volume) bearAll() error {
+func (v *Volume) bearAll() error { return v.bearOthers(nil) }
+
+// bearOthers is bearAll but for one file, whose own flush follows.
+func (v *Volume) bearOthers(but *inode) error {
 	if v.unborn.count.Load() == 0 {
 		return nil
 	}
 	v.ns.Lock()
 	defer v.ns.Unlock()
-	return v.bearAllLocked()
+	return v.bearAllLocked(but)
 }
 
-func (v *Volume) bearAllLocked() error {
-	for _, dir := range v.unborn.dirs() {
-		if err := v.bearIn(dir); err != nil {
+func (v *Volume) bearAllLocked(but *inode) error {
+	for _, n := range v.unborn.all() {
+		if n == but {
+			continue
+		}
+		if err := v.bearLocked(n); err != nil {
 			return err
 		}
 	}

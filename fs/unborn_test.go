@@ -38,14 +38,19 @@ func TestUnborn(t *testing.T) {
 		want []string // names in dir afterwards; nil: f
 		bear bool     // the operation itself makes the rows
 	}{
-		"nothing":      {do: func(state) error { return nil }},
-		"lookup":       {do: func(s state) error { return second(s.v.Lookup(s.dir, "f")) }},
-		"attributes":   {do: func(s state) error { return second(s.v.Attr(s.f.Ino())) }},
-		"write":        {do: func(s state) error { return second(s.f.WriteAt([]byte("bytes"), 3)) }},
-		"chmod":        {do: func(s state) error { m := uint32(0o600); return second(s.v.SetAttr(s.f.Ino(), Change{Mode: &m})) }},
-		"chmod dir":    {do: func(s state) error { m := uint32(0o700); return second(s.v.SetAttr(s.dir, Change{Mode: &m})) }},
-		"flush":        {do: func(s state) error { return s.f.Flush() }, bear: true},
-		"sync":         {do: func(s state) error { return s.f.Sync(false) }, bear: true},
+		"nothing":    {do: func(state) error { return nil }},
+		"lookup":     {do: func(s state) error { return second(s.v.Lookup(s.dir, "f")) }},
+		"attributes": {do: func(s state) error { return second(s.v.Attr(s.f.Ino())) }},
+		"write":      {do: func(s state) error { return second(s.f.WriteAt([]byte("bytes"), 3)) }},
+		"chmod":      {do: func(s state) error { m := uint32(0o600); return second(s.v.SetAttr(s.f.Ino(), Change{Mode: &m})) }},
+		"chmod dir":  {do: func(s state) error { m := uint32(0o700); return second(s.v.SetAttr(s.dir, Change{Mode: &m})) }},
+		"flush":      {do: func(s state) error { return s.f.Flush() }, bear: true},
+		"sync":       {do: func(s state) error { return s.f.Sync(false) }, bear: true},
+		"sync another": {do: func(s state) error {
+			g := s.create(s.other, "y")
+			s.ok(g.Sync(false))
+			return g.Close()
+		}, bear: true},
 		"sync dir":     {do: func(s state) error { return s.v.SyncDir() }, bear: true},
 		"sync all":     {do: func(s state) error { return s.v.Sync() }, bear: true},
 		"truncate":     {do: func(s state) error { return s.f.Truncate(10) }, bear: true},

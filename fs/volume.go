@@ -164,6 +164,20 @@ func (v *Volume) format() (meta.Super, error) {
 	})
 }
 
+// repeat calls fn at intervals until ctx ends.
+func repeat(ctx context.Context, every time.Duration, fn func()) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			fn()
+		}
+	}
+}
+
 func (v *Volume) now() int64 { return v.cfg.Clock().UnixNano() }
 
 // fault maps an error of the rows to one of ours.
