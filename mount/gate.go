@@ -191,17 +191,11 @@ var lookingActions = [...]action{actGet, actList, actPut, actDelete}
 // visible decides whether a name may be told to exist, or not to: some right on the name is enough, and a directory is visible as
 // well where some right may exist beneath it. A name that does not exist is judged as a file and as a directory.
 func (v *view) visible(b *bucketView, names keysFunc, mayBeDir bool) error {
-	open := false
-	for _, a := range lookingActions {
-		switch v.constant(b, a) {
-		case always:
-			return nil
-		case depends:
-			open = true
-		case unknown, never:
-		}
+	some := v.look(b)
+	if some == always {
+		return nil
 	}
-	if !open {
+	if some != depends {
 		return v.refusal(actList, b.arn, v.decide(b, actList, "", nil))
 	}
 	all, err := names()
