@@ -69,24 +69,14 @@ func initStore(c *cli.Context) (err error) {
 	if err := host.Harden(); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(filepath.Join(dir, headerFile)); err == nil {
-		return fmt.Errorf("%w: %s", rootkey.ErrExists, dir)
+	if err := noStore(dir); err != nil {
+		return err
 	}
-	made, err := makeStoreDir(dir)
+	done, err := claimStoreDir(dir)
 	if err != nil {
 		return err
 	}
-	lock, err := host.TryLock(dir, "command")
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	undo := newUndo(dir, made)
-	defer func() {
-		if err != nil {
-			undo()
-		}
-	}()
+	defer func() { done(err) }()
 	secret, err := initSecret(c, dir)
 	if err != nil {
 		return err
@@ -154,6 +144,33 @@ func initSecret(c *cli.Context, dir string) (rootkey.Secret, error) {
 	return rootkey.NewKeyFile(dir, rootkey.DefaultKeyFile)
 }
 
+// noStore refuses a directory that is a store.
+func noStore(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, headerFile)); err == nil {
+		return fmt.Errorf("%w: %s", rootkey.ErrExists, dir)
+	}
+	return nil
+}
+
+// claimStoreDir makes and locks the directory of a store to come. done gives
+// the lock back; with an error it first takes away all that was made.
+func claimStoreDir(dir string) (done func(error), err error) {
+	made, err := makeStoreDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := host.TryLock(dir, "command")
+	if err != nil {
+		return nil, err
+	}
+	return func(err error) {
+		if err != nil {
+			unmakeStoreDir(dir, made)
+		}
+		lock.Release()
+	}, nil
+}
+
 // makeStoreDir makes the directory if it is missing. It must be empty, so
 // that init never mixes a store with somebody's files. Root's store is open to
 // pass through, because other users reach the daemon's socket in it; what lies
@@ -187,16 +204,15 @@ func makeStoreDir(dir string) (made bool, err error) {
 	return made, nil
 }
 
-// newUndo removes a half-made store: everything in a directory that was empty.
-func newUndo(dir string, made bool) func() {
-	return func() {
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			_ = os.RemoveAll(filepath.Join(dir, e.Name()))
-		}
-		if made {
-			_ = os.Remove(dir)
-		}
+// unmakeStoreDir removes a half-made store: everything in a directory that was
+// empty, and the directory if it was made.
+func unmakeStoreDir(dir string, made bool) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		_ = os.RemoveAll(filepath.Join(dir, e.Name()))
+	}
+	if made {
+		_ = os.Remove(dir)
 	}
 }
 

@@ -146,29 +146,19 @@ func restoreStore(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(filepath.Join(dir, headerFile)); err == nil {
-		return fmt.Errorf("%w: %s", rootkey.ErrExists, dir)
+	if err := noStore(dir); err != nil {
+		return err
 	}
 	o, err := openBackup(c, args[0], c.Uint64("snapshot"))
 	if err != nil {
 		return err
 	}
 	defer o.close()
-	made, err := makeStoreDir(dir)
+	done, err := claimStoreDir(dir)
 	if err != nil {
 		return err
 	}
-	lock, err := host.TryLock(dir, "command")
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	undo := newUndo(dir, made)
-	defer func() {
-		if err != nil {
-			undo()
-		}
-	}()
+	defer func() { done(err) }()
 	r := restored{Store: dir, StoreID: o.info.StoreID, Backup: o.snapshot.Info()}
 	if err := rebuild(c.Context, dir, o, progressNote(c)); err != nil {
 		return err
