@@ -114,7 +114,7 @@ func TestWhoIsRefused(t *testing.T) {
 				creds = r.creds["alice"]
 			case "wrong":
 				creds = r.creds["alice"]
-				creds.SecretAccessKey = "x" + creds.SecretAccessKey[1:]
+				creds.SecretAccessKey += "x"
 			case "session":
 				creds = r.creds["alice"]
 				creds.SessionToken = "token"
