@@ -291,8 +291,9 @@ func (f *File) seek(off int64, data bool) (int64, error) {
 // dataSpans lists the ranges from off on that hold data, joined where they touch. What is being flushed counts; d.mu is held.
 func (d *fileData) dataSpans(off uint64) []span {
 	var all []span
-	d.extents.each(off, min(d.size, d.cut), func(p meta.Piece) bool {
-		all = append(all, span{p.Off, min(p.End(), d.size)})
+	limit := min(d.size, d.cut)
+	d.extents.each(off, limit, func(p meta.Piece) bool {
+		all = append(all, span{p.Off, min(p.End(), limit)})
 		return true
 	})
 	for _, s := range []*runSet{&d.flushing, &d.dirty} {

@@ -50,6 +50,9 @@ func (m *extentMap) each(off, end uint64, fn func(meta.Piece) bool) {
 }
 
 func eachPiece(pieces *btree.Map[uint64, meta.Piece], off, end uint64, fn func(meta.Piece) bool) {
+	if off >= end { // what is beyond a truncation that is not committed yet
+		return
+	}
 	start := off
 	pieces.Descend(off, func(_ uint64, p meta.Piece) bool {
 		if p.End() > off {

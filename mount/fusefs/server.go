@@ -6,6 +6,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -137,10 +138,18 @@ func (m *rawFS) fuseOptions() *fuse.MountOptions {
 		DisableSplice:            true,
 		Debug:                    m.opts.Debug,
 		Logger:                   log.New(slogWriter{m.log}, "", 0),
+		PanicHandler:             m.panicked,
 		ExtraCapabilities:        fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ASYNC_DIO | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT,
 		EnableAcl:                m.opts.DefaultPermissions, // the kernel has no other way
 		DisabledCapabilities:     fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_PASSTHROUGH,
 	}
+}
+
+// panicked ends the process. go-fuse would answer EIO and go on, but whoever panicked may hold locks, and then every user of every mount
+// would wait for ever. Of a daemon that has ended the mounts end too, and the next one finds all that was acknowledged.
+func (m *rawFS) panicked(p any) fuse.Status {
+	m.log.Error("a request panicked: the daemon ends", "panic", p, "stack", string(debug.Stack()))
+	panic(p)
 }
 
 // slogWriter makes go-fuse's lines ours.
