@@ -63,7 +63,10 @@ func newRig(t testing.TB) *rig {
 	r.must(os.Chmod(dir, 0o711))
 	if r.bin == "" {
 		r.bin = filepath.Join(dir, "kmsfs")
-		r.run("go", "build", "-o", r.bin, "../../cmd/kmsfs")
+		out, err := exec.Command("go", "build", "-o", r.bin, "../../cmd/kmsfs").CombinedOutput() // takes what it takes
+		if err != nil {
+			t.Fatalf("build kmsfs: %v\n%s", err, out)
+		}
 	}
 	r.log, err = os.Create(filepath.Join(dir, "daemon.log"))
 	r.must(err)

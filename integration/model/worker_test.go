@@ -97,7 +97,7 @@ func (w *hand) prepare(phase int) error {
 		if err != nil {
 			return err
 		}
-		b := &box{file: i, fd: fd, readOnly: flags == unix.O_RDONLY}
+		b := &box{file: i, fd: fd, readOnly: flags == unix.O_RDONLY, mapWrites: flags != unix.O_RDONLY}
 		if b.m, err = unix.Mmap(fd, 0, recordSize*boxRecords, prot, unix.MAP_SHARED); err != nil {
 			return fmt.Errorf("map %s: %w", boxName(i), err)
 		}
@@ -234,9 +234,10 @@ const (
 )
 
 type box struct {
-	file, fd int
-	m        []byte
-	readOnly bool
+	file, fd  int
+	m         []byte
+	readOnly  bool // opened for reading
+	mapWrites bool // m may be written
 }
 
 func (b *box) close() {
@@ -326,7 +327,11 @@ func (w *hand) shape(r *rand.Rand, b *box, seq uint32) error {
 		w.did("fsync")
 		return unix.Fsync(b.fd)
 	case b.m == nil:
-		m, err := unix.Mmap(b.fd, 0, recordSize*boxRecords, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		prot := unix.PROT_READ
+		if b.mapWrites = b.file == int(w.id); b.mapWrites {
+			prot |= unix.PROT_WRITE
+		}
+		m, err := unix.Mmap(b.fd, 0, recordSize*boxRecords, prot, unix.MAP_SHARED)
 		if errors.Is(err, unix.ENODEV) {
 			w.did("map refused")
 			return nil
@@ -339,22 +344,40 @@ func (w *hand) shape(r *rand.Rand, b *box, seq uint32) error {
 	}
 }
 
-// readBox reads records. Copies of memory are not atomic, so what looks wrong is looked at again.
+// patience is how long a record may be seen torn. Stores to a mapping are bytes, not records: what is written through one is torn while
+// it is being written, and stays so if its page is truncated, punched or written by another mount under the writer's hand. The
+// writer then mends it (mapWrite), so that for good only whole records remain. There is one such writer for a file: two of them would
+// write pages back with each other's torn records in them.
+const patience = 20 * time.Second
+
+// readBox reads records. What looks wrong is looked at again.
 func (w *hand) readBox(b *box, off int64, n int) error {
 	buf := make([]byte, n)
-	var text string
-	for range 20 {
+	return w.untilWhole("read", b, func() (string, error) {
 		k, err := unix.Pread(b.fd, buf, off)
 		if err != nil {
-			return fmt.Errorf("read: %w", err)
+			return "", fmt.Errorf("read: %w", err)
 		}
-		w.did("read")
-		if text = checkRecords(buf[:k-k%recordSize], logs+b.file, off); text == "" {
+		return checkRecords(buf[:k-k%recordSize], logs+b.file, off), nil
+	})
+}
+
+// untilWhole looks until there is nothing to say, or patience is at its end.
+func (w *hand) untilWhole(what string, b *box, lookAt func() (string, error)) error {
+	for start := time.Now(); ; {
+		text, err := lookAt()
+		if err != nil {
+			return err
+		}
+		w.did(what)
+		if text == "" {
 			return nil
 		}
-		w.did("read torn")
+		w.did(what + " torn")
+		if time.Since(start) > patience {
+			return fmt.Errorf("%s %s: %s", what, boxName(b.file), text)
+		}
 	}
-	return fmt.Errorf("%s: %s", boxName(b.file), text)
 }
 
 func checkRecords(b []byte, file int, off int64) string {
@@ -366,33 +389,59 @@ func checkRecords(b []byte, file int, off int64) string {
 	return ""
 }
 
-// mapped reads or writes through a mapping; SIGBUS says that the file is shorter now.
-func (w *hand) mapped(r *rand.Rand, b *box, off int64, n int, seq uint32) (err error) {
+// mapped reads or writes through a mapping.
+func (w *hand) mapped(r *rand.Rand, b *box, off int64, n int, seq uint32) error {
+	part := b.m[off : off+int64(n)]
+	if !b.mapWrites || r.IntN(2) == 0 {
+		return w.untilWhole("map read", b, func() (text string, err error) {
+			w.touching(func() { text = checkRecords(slices.Clone(part), logs+b.file, off) })
+			return text, nil
+		})
+	}
+	w.did("map write")
+	w.touching(func() { w.fill(part, b.file, off, seq) })
+	if err := w.mend(b, off, n, seq); err != nil {
+		return err
+	}
+	const page = 4096
+	if r.IntN(3) > 0 {
+		return unix.Msync(b.m[off/page*page:off+int64(n)], unix.MS_SYNC)
+	}
+	return nil
+}
+
+// touching does something to a mapping; SIGBUS says that the file is shorter now.
+func (w *hand) touching(do func()) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if recover() != nil {
 			w.did("map beyond the end")
-			err = nil
 		}
 	}()
-	part := b.m[off : off+int64(n)]
-	if !b.readOnly && r.IntN(2) == 0 {
-		w.fill(part, b.file, off, seq)
-		w.did("map write")
-		const page = 4096
-		if r.IntN(3) > 0 {
-			return unix.Msync(b.m[off/page*page:off+int64(n)], unix.MS_SYNC)
+	do()
+}
+
+// mend writes again, by a call, the records that were torn while they were written through the mapping. Its handle reads the pages that
+// the mapping shows.
+func (w *hand) mend(b *box, off int64, n int, seq uint32) error {
+	buf := make([]byte, n)
+	return w.untilWhole("mend", b, func() (string, error) {
+		k, err := unix.Pread(b.fd, buf, off)
+		if err != nil {
+			return "", fmt.Errorf("read what was written: %w", err)
 		}
-		return nil
-	}
-	var text string
-	for range 20 {
-		w.did("map read")
-		if text = checkRecords(slices.Clone(part), logs+b.file, off); text == "" {
-			return nil
+		torn := ""
+		for at := 0; at+recordSize <= k; at += recordSize {
+			rec := buf[at : at+recordSize]
+			if text := checkRecord(rec, logs+b.file, off+int64(at)); text != "" {
+				torn = text
+				if _, err := unix.Pwrite(b.fd, w.fill(rec, b.file, off+int64(at), seq), off+int64(at)); err != nil {
+					return "", fmt.Errorf("write over a torn record: %w", err)
+				}
+			}
 		}
-	}
-	return fmt.Errorf("mapping of %s: %s", boxName(b.file), text)
+		return torn, nil
+	})
 }
 
 // replaces makes new contents beside a file and renames them over it; who opens the file sees one of them.
