@@ -153,9 +153,7 @@ func TestLongLife(t *testing.T) {
 		}
 		r.run("gc")
 		samples = append(samples, r.sample(began))
-		if i%10 == 0 {
-			t.Log(samples[i])
-		}
+		t.Log(samples[i])
 	}
 	t.Logf("%d operations, %d times fsck beside them, %d samples; the last %v", ops, checks, len(samples), samples[len(samples)-1])
 	for _, m := range []struct {
