@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -21,13 +22,14 @@ type sample struct {
 	at          time.Duration
 	goroutines  int
 	descriptors int
-	anonymous   int64 // bytes of memory: RssAnon
-	store       int64 // bytes on disk
+	anonymous   int64  // bytes of memory: RssAnon
+	store       int64  // bytes on disk
+	parts       string // of it, in MiB
 }
 
 func (s sample) String() string {
-	return fmt.Sprintf("%v: %d goroutines, %d descriptors, %d MiB of memory, store %d MiB",
-		s.at.Round(time.Second), s.goroutines, s.descriptors, s.anonymous>>20, s.store>>20)
+	return fmt.Sprintf("%v: %d goroutines, %d descriptors, %d MiB of memory, store %d MiB (%s)",
+		s.at.Round(time.Second), s.goroutines, s.descriptors, s.anonymous>>20, s.store>>20, s.parts)
 }
 
 func (r *rig) sample(began time.Time) (s sample) {
@@ -59,7 +61,8 @@ func (r *rig) sample(began time.Time) (s sample) {
 			s.anonymous = kib << 10
 		}
 	}
-	err = filepath.WalkDir(r.store, func(_ string, d fs.DirEntry, err error) error {
+	parts := map[string]int64{}
+	err = filepath.WalkDir(r.store, func(name string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // the daemon removes files meanwhile
 		}
@@ -67,13 +70,23 @@ func (r *rig) sample(began time.Time) (s sample) {
 			return err
 		}
 		if info, err := d.Info(); err == nil {
-			s.store += info.Sys().(*syscall.Stat_t).Blocks * 512
+			n := info.Sys().(*syscall.Stat_t).Blocks * 512
+			s.store += n
+			rel, _ := filepath.Rel(r.store, name)
+			part, _, _ := strings.Cut(rel, "/")
+			parts[part] += n
 		}
 		return nil
 	})
 	if err != nil || s.goroutines == 0 || s.anonymous == 0 || s.store == 0 {
 		r.fatal("cannot measure: ", err, s)
 	}
+	for _, part := range slices.Sorted(maps.Keys(parts)) {
+		if n := parts[part]; n >= 1<<20 {
+			s.parts += fmt.Sprintf(" %s %d", part, n>>20)
+		}
+	}
+	s.parts = strings.TrimSpace(s.parts)
 	return s
 }
 
@@ -114,6 +127,7 @@ func TestLongLife(t *testing.T) {
 	seed := uint64(envInt(t, "KMSFS_CRASH_SEED", int(time.Now().UnixNano()/1000%1e9)))
 	t.Logf("%d minutes from seed %d", minutes, seed)
 	r.start()
+	r.run("audit", "keep", "--file-size", "4MiB", "--size", "16MiB") // it keeps every event for ever unless told otherwise
 	began := time.Now()
 	var samples []sample
 	ops, checks := 0, 0
