@@ -340,29 +340,25 @@ func (v *Volume) syncIf(durable bool) error {
 	return v.fault("sync", v.db.Sync())
 }
 
-// syncClean makes a file durable of which nothing is dirty.
+// syncClean makes a file durable of which nothing is dirty. Its mark is set right also if no extent waits to be synced: an earlier flush may
+// have gone into the rows, after the file had been shorter in an epoch that is still open.
 func (v *Volume) syncClean(n *inode, d *fileData) error {
-	d.mu.RLock()
-	unsynced := d.unsynced
-	d.mu.RUnlock()
-	if unsynced {
-		if err := v.syncExtents(d, nil); err != nil {
-			return v.fault("sync", err)
+	if err := v.syncExtents(d, nil); err != nil {
+		return v.fault("sync", err)
+	}
+	n.mu.RLock()
+	row := n.row
+	v.epochMu.RLock()
+	err := v.db.Update(func(t *meta.Tx) error {
+		if row.Nlink == 0 {
+			return nil
 		}
-		n.mu.RLock()
-		row := n.row
-		v.epochMu.RLock()
-		err := v.db.Update(func(t *meta.Tx) error {
-			if row.Nlink == 0 {
-				return nil
-			}
-			return t.Settled(v.closed.Load(), v.epoch, n.ino, row.Size, false)
-		})
-		v.epochMu.RUnlock()
-		n.mu.RUnlock()
-		if err != nil && !errors.Is(err, kv.ErrNoSpace) { // without the mark less can be brought back, should more be lost later
-			return v.fault("sync", err)
-		}
+		return t.Settled(v.closed.Load(), v.epoch, n.ino, row.Size, false)
+	})
+	v.epochMu.RUnlock()
+	n.mu.RUnlock()
+	if err != nil && !errors.Is(err, kv.ErrNoSpace) { // without the mark less can be brought back, should more be lost later
+		return v.fault("sync", err)
 	}
 	return v.syncIf(true)
 }

@@ -22,7 +22,8 @@ func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, 
 		}
 		return RenameResult{}, ErrCrossBucket
 	}
-	if err := v.beforeReplace(parent, name, newParent, newName); err != nil {
+	settled, err := v.beforeReplace(parent, name, newParent, newName)
+	if err != nil {
 		return RenameResult{}, err
 	}
 	v.ns.Lock()
@@ -32,7 +33,7 @@ func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, 
 			return RenameResult{}, err
 		}
 	}
-	m := move{v: v, name: name, newName: newName, flags: flags}
+	m := move{v: v, name: name, newName: newName, flags: flags, settled: settled}
 	defer m.unlock()
 	if err := m.lock(parent, newParent); err != nil {
 		return RenameResult{}, err
@@ -48,6 +49,7 @@ type move struct {
 	from, to      *inode
 	source        *inode
 	target        *inode
+	settled       *meta.Inode // the row of the source whose bytes are all durable; nil if that is not known
 }
 
 func (m *move) unlock() {
@@ -210,6 +212,12 @@ func (m *move) write(t *meta.Tx, inodes []*inode, rows []*meta.Inode) error {
 	from.Mtime, from.Ctime, to.Mtime, to.Ctime, src.Ctime = now, now, now, now, now
 	relink(src, meta.Link{Parent: from.Ino, Name: m.name}, meta.Link{Parent: to.Ino, Name: m.newName})
 	moved := meta.Dentry{Name: m.newName, Ino: src.Ino, Type: src.Type}
+	if m.settled != nil && m.settled == m.source.row {
+		// The new name has all of the content from here on, whatever later writes lose.
+		if err := t.Settled(v.closed.Load(), v.epoch, src.Ino, src.Size, false); err != nil {
+			return err
+		}
+	}
 
 	if m.flags == RenameExchange {
 		dst := row(m.target)
@@ -263,26 +271,31 @@ func moveSubdir(from, to, moved *meta.Inode) {
 
 // beforeReplace makes a file that is about to replace another durable, as far as its bytes are not. Without that a power cut could
 // keep the rename and lose the bytes, and neither the old nor the new content would be there. (A file that is put in place of the
-// target between this look and the rename is somebody else's race.)
-func (v *Volume) beforeReplace(parent Ino, name string, newParent Ino, newName string) error {
+// target between this look and the rename is somebody else's race.) It returns the row of the file whose bytes are durable now, nil if
+// there is nothing to replace: rows in memory never change, so whoever finds another knows that more was committed.
+func (v *Volume) beforeReplace(parent Ino, name string, newParent Ino, newName string) (settled *meta.Inode, err error) {
 	target, err := v.entry(newParent, newName)
 	if err != nil || target.Type != Regular {
-		return nil //nolint:nilerr // the rename itself will say what is wrong
+		return nil, nil //nolint:nilerr // the rename itself will say what is wrong
 	}
 	source, err := v.entry(parent, name)
 	if err != nil || source.Type != Regular || source.Ino == target.Ino {
-		return nil //nolint:nilerr // likewise
+		return nil, nil //nolint:nilerr // likewise
 	}
-	return v.with(source.Ino, func(n *inode) error {
+	err = v.with(source.Ino, func(n *inode) error {
 		if err := v.flush(n, flushOptions{}); err != nil {
 			return err
 		}
+		n.mu.RLock()
+		settled = n.row
+		n.mu.RUnlock()
 		epoch, err := v.extentEpoch(n)
 		if err != nil || epoch <= v.closed.Load() {
 			return err
 		}
 		return v.fault("sync", v.cfg.Extents.Sync())
 	})
+	return settled, err
 }
 
 // extentEpoch is the newest epoch in which the file got an extent in a segment, 0 if it has none.
