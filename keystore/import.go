@@ -144,6 +144,9 @@ func (s *Service) openImport(k *key, token, encrypted []byte, now time.Time) (*c
 	if err != nil || !ok || newHash == nil {
 		return nil, &Error{Code: CodeInvalidImportToken}
 	}
+	if len(encrypted) != rsaKey.Size() { // crypto/rsa takes a shorter one for one with zeros before it
+		return nil, invalidCiphertext()
+	}
 	material, err := rsa.DecryptOAEP(newHash(), nil, rsaKey, encrypted, nil)
 	if err != nil {
 		return nil, invalidCiphertext()

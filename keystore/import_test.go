@@ -19,11 +19,16 @@ func (w *world) parameters(c *Call, arn string, material []byte) (token, encrypt
 	w.t.Helper()
 	p, err := w.GetParametersForImport(c, arn, "RSAES_OAEP_SHA_256", "RSA_2048")
 	must(w.t, err)
+	return p.Token, w.wrapped(p, material)
+}
+
+func (w *world) wrapped(p ImportParameters, material []byte) []byte {
+	w.t.Helper()
 	public, err := x509.ParsePKIXPublicKey(p.PublicKey)
 	must(w.t, err)
-	encrypted, err = rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), material, nil)
+	encrypted, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), material, nil)
 	must(w.t, err)
-	return p.Token, encrypted
+	return encrypted
 }
 
 // imports imports and returns the material's id.
@@ -184,6 +189,13 @@ func TestImportRefusals(t *testing.T) {
 		wants(t, do(arn, bad, encrypted, time.Time{}), CodeInvalidImportToken, "")
 	}
 	wants(t, do(arn, token, encrypted[1:], time.Time{}), CodeInvalidCiphertext, "")
+	p, err := w.GetParametersForImport(c, arn, "RSAES_OAEP_SHA_256", "RSA_2048")
+	must(t, err)
+	zero := w.wrapped(p, material)
+	for zero[0] != 0 { // one of 256, more or less
+		zero = w.wrapped(p, material)
+	}
+	wants(t, do(arn, p.Token, zero[1:], time.Time{}), CodeInvalidCiphertext, "") // the same number with a byte less
 	wants(t, do(arn, token, encrypted, w.clock.Now()), CodeValidation, "*")
 	wants(t, do(arn, token, encrypted, w.clock.Now().Add(366*day)), CodeValidation, "*")
 	short, sealed := w.parameters(c, arn, material[:16])

@@ -122,7 +122,8 @@ func (s *Service) serviceEvent(name string, k *key, now time.Time, details map[s
 	}
 }
 
-// Settle applies what has fallen due on all keys now. The service does so by itself, on every use of a key and by a timer.
+// Settle applies what has fallen due on all keys now. The service does so by itself, on every use of a key and by a timer; what one of
+// those has begun is done as well when Settle returns.
 func (s *Service) Settle() error {
 	now := s.clock()
 	var all []error
@@ -140,6 +141,8 @@ func (s *Service) Settle() error {
 		s.notify(k.arn)
 		all = append(all, err)
 	}
+	s.manage.Lock()
+	s.manage.Unlock() //nolint:staticcheck // it is only waited for
 	return errors.Join(all...)
 }
 

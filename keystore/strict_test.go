@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/kmsfs/kmsfs/keystore/audit"
@@ -15,6 +16,7 @@ import (
 type platter struct {
 	mu     sync.Mutex
 	synced map[string][]byte
+	stuck  atomic.Pointer[chan struct{}] // not nil: a sync waits until it is closed
 }
 
 type plattered struct {
@@ -23,6 +25,9 @@ type plattered struct {
 }
 
 func (f plattered) Sync() error {
+	if stuck := f.p.stuck.Load(); stuck != nil {
+		<-*stuck
+	}
 	err := f.File.Sync()
 	if err != nil {
 		return err
@@ -71,6 +76,12 @@ func TestStrictEventsSurvivePowerLoss(t *testing.T) {
 		w.open()
 		must(t, w.audit.Flush())
 
+		going := make(chan struct{})
+		goOn := sync.OnceFunc(func() { close(going) })
+		defer goOn()
+		if !strict { // nobody waits for this disk
+			p.stuck.Store(&going)
+		}
 		var wg sync.WaitGroup
 		for range 8 { // callers at the same time share a sync, and each has it before its key
 			wg.Go(func() {
@@ -83,6 +94,7 @@ func TestStrictEventsSurvivePowerLoss(t *testing.T) {
 		must(t, second(w.Decrypt(w.admin(), wrapped, payContext)))
 		wants(t, second(w.Decrypt(as(t, "bob", "s3full"), wrapped, payContext)), CodeAccessDenied, "*")
 		dir := p.fail(t, filepath.Join(w.dir, "audit"))
+		goOn()
 
 		after, err := audit.Open(dir, w.rows.Derive(nil, "audit").Expose(), audit.Options{Clock: w.clock.Now})
 		must(t, err)
