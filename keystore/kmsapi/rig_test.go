@@ -102,7 +102,7 @@ func newRig(t testing.TB) *rig {
 	})
 	r.listen(filepath.Join(dir, "kms.sock"))
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := r.server.Shutdown(ctx); err != nil {
 			t.Error(err)

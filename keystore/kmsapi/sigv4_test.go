@@ -87,7 +87,7 @@ func TestWhoIsRefused(t *testing.T) {
 		"another service":         {after: auth("/kms/", "/s3/"), code: codeInvalidSignature, message: "Credential should be scoped to correct service: 'kms'."},
 		"another region":          {after: auth("/us-east-1/", "/eu-west-1/"), code: codeInvalidSignature, message: "Credential should be scoped to a valid region"},
 		"another terminator":      {after: auth("aws4_request", "aws3_request"), code: codeInvalidSignature, message: "Credential should be scoped with a valid terminator"},
-		"another day":             {after: auth(time.Now().UTC().Format("/20060102/"), "/20200101/"), code: codeInvalidSignature, message: "Date in Credential scope does not match"},
+		"another day":             {after: anotherDay, code: codeInvalidSignature, message: "Date in Credential scope does not match"},
 		"a short signature":       {after: auth("Signature=", "Signature=00"), code: codeInvalidSignature},
 		"a changed signature":     {after: flipSignature, code: codeInvalidSignature},
 		"host not signed":         {after: auth("host;", ""), code: codeInvalidSignature, message: "'Host' or ':authority' must be a 'SignedHeader'"},
@@ -99,7 +99,7 @@ func TestWhoIsRefused(t *testing.T) {
 		"no date":                 {after: func(q *http.Request) { q.Header.Del("X-Amz-Date") }, code: codeIncompleteSignature, message: "Authorization header requires existence of one 'X-Amz-Date'"},
 		"two dates":               {after: func(q *http.Request) { q.Header.Add("X-Amz-Date", "20200101T000000Z") }, code: codeIncompleteSignature},
 		"a malformed date":        {after: set("X-Amz-Date", "today"), code: codeIncompleteSignature, message: "Date must be in ISO-8601 'basic format'. Got 'today'."},
-		"a changed date":          {after: set("X-Amz-Date", time.Now().UTC().Add(time.Second).Format(dateLayout)), code: codeInvalidSignature},
+		"a changed date":          {after: aSecondLater, code: codeInvalidSignature},
 		"a changed target":        {after: set("X-Amz-Target", "TrentService.ListAliases"), code: codeInvalidSignature},
 		"a changed host":          {after: func(q *http.Request) { q.Host = "kms.us-east-1.amazonaws.com" }, code: codeInvalidSignature},
 		"another body's hash":     {before: set(hashHeader, hashOf([]byte("x"))), code: codeInvalidSignature, message: "The value of X-Amz-Content-Sha256"},
@@ -150,6 +150,25 @@ func hmacOf(key []byte, text string) []byte {
 	h := hmac.New(sha256.New, key)
 	h.Write([]byte(text))
 	return h.Sum(nil)
+}
+
+// anotherDay changes the day in the scope, whatever it is.
+func anotherDay(req *http.Request) {
+	day := req.Header.Get("X-Amz-Date")[:8]
+	req.Header.Set("Authorization", strings.Replace(req.Header.Get("Authorization"), "/"+day+"/", "/20200101/", 1))
+}
+
+// aSecondLater changes the date that was signed, but for the last second of a day not the day.
+func aSecondLater(req *http.Request) {
+	at, err := time.Parse(dateLayout, req.Header.Get("X-Amz-Date"))
+	if err != nil {
+		panic(err)
+	}
+	by := time.Second
+	if at.Add(by).Day() != at.Day() {
+		by = -by
+	}
+	req.Header.Set("X-Amz-Date", at.Add(by).Format(dateLayout))
 }
 
 func flipSignature(req *http.Request) {
