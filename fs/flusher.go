@@ -7,11 +7,8 @@ import (
 	"time"
 )
 
-// flushAfter is how long written bytes wait in memory if nobody closes or syncs the file.
-const flushAfter = 5 * time.Second
-
 // flusher knows the inodes with dirty data, each pinned, and flushes them in the background: at once when there is much, otherwise
-// after flushAfter. A flush that fails leaves the data dirty; it is tried again until it succeeds.
+// after Config.FlushAfter. A flush that fails leaves the data dirty; it is tried again until it succeeds.
 type flusher struct {
 	v     *Volume
 	queue chan *inode
@@ -37,8 +34,10 @@ func (f *flusher) start(ctx context.Context, v *Volume, workers int) {
 			}
 		}()
 	}
-	f.wg.Add(1)
-	go f.flushOld(ctx)
+	if v.cfg.FlushAfter > 0 {
+		f.wg.Add(1)
+		go f.flushOld(ctx)
+	}
 }
 
 func (f *flusher) wait() { f.wg.Wait() }
@@ -48,7 +47,7 @@ func (f *flusher) flushOld(ctx context.Context) {
 	repeat(ctx, time.Second, func() {
 		now := f.v.cfg.Clock()
 		for n, since := range f.snapshot() {
-			if now.Sub(since) >= flushAfter {
+			if now.Sub(since) >= f.v.cfg.FlushAfter {
 				_ = f.flushOne(n)
 			}
 		}

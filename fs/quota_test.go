@@ -126,7 +126,7 @@ func (r *rig) crash() {
 // settled waits until a bucket is counted.
 func (r *rig) settled(bucket Ino) {
 	r.t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		if u := r.v.quotas.of(bucket); u != nil {
 			u.mu.Lock()
 			counting := u.counting

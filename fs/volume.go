@@ -27,6 +27,7 @@ type Config struct {
 	Log     *slog.Logger
 
 	MaxDirty     int64         // bytes of unsealed writes in memory, all files together; 0: 256 MiB
+	FlushAfter   time.Duration // how long written bytes wait in memory if nobody closes or syncs the file; 0: 5 s; below 0: for ever
 	MergeEvery   time.Duration // how often extents of open files are merged; 0: 1 s; below 0: only beside flushes
 	EpochEvery   time.Duration // how often an epoch is closed while there are changes; 0: 5 s; below 0: only by Sync and Close
 	MaxInodes    int           // inodes kept in memory beyond those in use; 0: 65536
@@ -84,6 +85,9 @@ func Open(cfg Config) (*Volume, error) {
 	}
 	if cfg.EpochEvery == 0 {
 		cfg.EpochEvery = 5 * time.Second
+	}
+	if cfg.FlushAfter == 0 {
+		cfg.FlushAfter = 5 * time.Second
 	}
 	if cfg.MergeEvery == 0 {
 		cfg.MergeEvery = time.Second

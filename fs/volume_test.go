@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kmsfs/kmsfs/crypto"
@@ -19,7 +20,7 @@ import (
 	"github.com/kmsfs/kmsfs/fs/kv/memkv"
 )
 
-// rig is a volume on stores in memory that survive its closing.
+// rig is a volume on stores in memory that survive its closing. Nothing is done in the background, at times of its own.
 type rig struct {
 	t       testing.TB
 	kv      kv.Store
@@ -48,7 +49,7 @@ func newRigWith(t testing.TB, rows kv.Store, extents extent.Store) *rig {
 
 func (r *rig) open() {
 	v, err := Open(Config{
-		KV: r.kv, Extents: r.extents, Key: r.key, Anchor: r.anchor, EpochEvery: -1, MergeEvery: -1,
+		KV: r.kv, Extents: r.extents, Key: r.key, Anchor: r.anchor, EpochEvery: -1, MergeEvery: -1, FlushAfter: -1,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -258,6 +259,31 @@ func TestStaleKeysAndTruncatingOpen(t *testing.T) {
 	if n != 1 {
 		t.Fatal(n)
 	}
+}
+
+// TestOldWritesAreFlushed: written bytes wait for who closes or syncs the file, but not for ever.
+func TestOldWritesAreFlushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.ok(r.v.Close())
+		v, err := Open(Config{KV: r.kv, Extents: r.extents, Key: r.key, Anchor: r.anchor})
+		r.ok(err)
+		r.v = v
+		f := r.create(r.bucket("b"), "f")
+		_, err = f.WriteAt([]byte("text"), 0)
+		r.ok(err)
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		if r.v.size.n.Load() != 4 {
+			t.Error("flushed too early")
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if n := r.v.size.n.Load(); n != 0 {
+			t.Errorf("%d bytes still wait", n)
+		}
+		r.ok(f.Close())
+	})
 }
 
 // TestRandom compares a volume with byte slices, through flushes, truncations, holes, re-keys and reopening.

@@ -133,7 +133,7 @@ func (l *faultLab) open() {
 	l.ext = extenttest.WithFaults(l.extents, l.decideExtents)
 	var err error
 	l.vol, err = fs.Open(fs.Config{
-		KV: sealed.New(l.kv, l.root.Derive(nil, "rows")), Extents: l.ext, Key: l.root.Derive(nil, "meta"), Clock: time.Now, EpochEvery: -1, Log: l.log,
+		KV: sealed.New(l.kv, l.root.Derive(nil, "rows")), Extents: l.ext, Key: l.root.Derive(nil, "meta"), Clock: time.Now, EpochEvery: -1, MergeEvery: -1, FlushAfter: -1, Log: l.log,
 	})
 	w.ok(err)
 	l.hub = NewHub(HubConfig{Volume: l.vol, Keystore: w.keys, Principals: w.principals, Log: l.log})

@@ -70,7 +70,7 @@ func (r *rig) open(segments string) {
 	var err error
 	r.extents, err = segment.Open(segments, segment.Options{StoreID: storeID, SegmentSize: 4 << 20})
 	r.ok(err)
-	r.v, err = volume.Open(volume.Config{KV: sealed.New(r.engine, r.rowKey), Extents: r.extents, Key: r.volKey, StoreID: storeID, EpochEvery: -1})
+	r.v, err = volume.Open(volume.Config{KV: sealed.New(r.engine, r.rowKey), Extents: r.extents, Key: r.volKey, StoreID: storeID, EpochEvery: -1, MergeEvery: -1, FlushAfter: -1})
 	r.ok(err)
 	r.reaper = gc.Start(r.v, r.extents, discard)
 	r.t.Cleanup(func() {

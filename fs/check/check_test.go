@@ -39,7 +39,7 @@ func newRig(t *testing.T) *rig {
 	var err error
 	r.extents, err = segment.Open(t.TempDir(), segment.Options{SegmentSize: 8 << 20})
 	r.ok(err)
-	r.v, err = fs.Open(fs.Config{KV: r.kv, Extents: r.extents, Key: crypto.NewDataKey(), EpochEvery: -1})
+	r.v, err = fs.Open(fs.Config{KV: r.kv, Extents: r.extents, Key: crypto.NewDataKey(), EpochEvery: -1, MergeEvery: -1, FlushAfter: -1})
 	r.ok(err)
 	b, err := r.v.Make(fs.RootIno, "bucket", fs.New{Type: fs.Directory, Bucket: &fs.Bucket{}})
 	r.ok(err)

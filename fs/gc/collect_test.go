@@ -31,7 +31,7 @@ func newLab(t *testing.T) *lab {
 	var err error
 	l.extents, err = segment.Open(t.TempDir(), segment.Options{SegmentSize: 8 << 20})
 	l.ok(err)
-	l.v, err = fs.Open(fs.Config{KV: memkv.New(), Extents: l.extents, Key: crypto.NewDataKey(), EpochEvery: -1})
+	l.v, err = fs.Open(fs.Config{KV: memkv.New(), Extents: l.extents, Key: crypto.NewDataKey(), EpochEvery: -1, MergeEvery: -1, FlushAfter: -1})
 	l.ok(err)
 	b, err := l.v.Make(fs.RootIno, "bucket", fs.New{Type: fs.Directory, Bucket: &fs.Bucket{}})
 	l.ok(err)

@@ -62,7 +62,7 @@ func rows(t *testing.T, store kv.Store) (n int) {
 func TestEverythingDeadIsReclaimed(t *testing.T) {
 	store := memkv.New()
 	extents := &live{Store: memextent.New(), refs: map[extent.Ref]bool{}}
-	v, err := fs.Open(fs.Config{KV: store, Extents: extents, Key: crypto.NewDataKey(), EpochEvery: -1})
+	v, err := fs.Open(fs.Config{KV: store, Extents: extents, Key: crypto.NewDataKey(), EpochEvery: -1, MergeEvery: -1, FlushAfter: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
