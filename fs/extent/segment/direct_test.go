@@ -58,6 +58,10 @@ func TestDirect(t *testing.T) {
 				p := aligned(skew + n + 1)[skew:]
 				p[n] = 0xa5
 				if !s.readDirect(f, p[:n], ref.Offset+int64(off)) {
+					if cached(f.f, ref.Offset+int64(off), int64(n)) {
+						t.Logf("extent %d, %d bytes at %d: somebody has read them, and they are in the cache", i, n, off)
+						continue
+					}
 					t.Fatalf("extent %d, %d bytes at %d, to %d: not direct", i, n, off, skew)
 				}
 				if !bytes.Equal(p[:n], want[i][off:off+n]) || p[n] != 0xa5 {
