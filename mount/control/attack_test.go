@@ -115,44 +115,39 @@ func TestNoDescriptorsTaken(t *testing.T) {
 // large requests are few, and small ones pass meanwhile.
 func TestSlowCallers(t *testing.T) {
 	serve := func(context.Context, Peer, Request, Emit) Response { return Result("served") }
-	path := startWith(t, t.TempDir(), serve, 500*time.Millisecond)
-	silent, drip := dial(t, path), dial(t, path)
-	if _, err := drip.Write(frame(1000, "{")); err != nil {
-		t.Fatal(err)
-	}
-	var large []*net.UnixConn
-	for range maxLarge {
-		c := dial(t, path)
-		if _, err := c.Write(frame(MaxRequest, "{")); err != nil {
+	slow := func(path string) (silent, drip, large *net.UnixConn) {
+		silent, drip = dial(t, path), dial(t, path)
+		if _, err := drip.Write(frame(1000, "{")); err != nil {
 			t.Fatal(err)
 		}
-		large = append(large, c)
+		for range maxLarge {
+			large = dial(t, path)
+			if _, err := large.Write(frame(MaxRequest, "{")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return silent, drip, large
 	}
+	busy := startWith(t, t.TempDir(), serve, time.Hour)
+	slow(busy)
 	// Which of them were counted already is not known; while they are, one more is refused at some time.
-	busy := start(t, t.TempDir(), serve)
-	for range maxLarge {
-		if _, err := dial(t, busy).Write(frame(MaxRequest, "{")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for refused := false; !refused; {
+	for patience, refused := 50*time.Millisecond, false; !refused; patience *= 2 {
 		c := dial(t, busy)
 		if _, err := c.Write(frame(MaxRequest, "")); err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_ = c.SetReadDeadline(time.Now().Add(patience))
 		said, _ := io.ReadAll(c)
 		refused = strings.Contains(string(said), errBusy.Error())
 		_ = c.Close()
 	}
-	for _, path := range []string{path, busy} {
-		for range 20 {
-			if out, err := call(t, path, Request{Command: "fine"}, nil); err != nil || string(out) != `"served"` {
-				t.Fatalf("beside slow callers: %s %v", out, err)
-			}
+	for range 20 {
+		if out, err := call(t, busy, Request{Command: "fine"}, nil); err != nil || string(out) != `"served"` {
+			t.Fatalf("beside slow callers: %s %v", out, err)
 		}
 	}
-	for what, c := range map[string]*net.UnixConn{"silent": silent, "dripping": drip, "large": large[0]} {
+	silent, drip, large := slow(startWith(t, t.TempDir(), serve, 500*time.Millisecond))
+	for what, c := range map[string]*net.UnixConn{"silent": silent, "dripping": drip, "large": large} {
 		_ = c.SetReadDeadline(time.Now().Add(10 * readTimeout))
 		if _, err := io.ReadAll(c); err != nil {
 			t.Errorf("a %s caller is not hung up on: %v", what, err)
