@@ -3,6 +3,7 @@ package fs
 import (
 	"errors"
 	"hash/crc32"
+	"maps"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -27,7 +28,7 @@ type flushOptions struct {
 	durable bool   // make it durable, and everything committed before
 	punch   *span  // take this range out of the map as well
 	now     int64  // the time of the punch
-	merge   bool   // seal again what should be together, also if nothing is dirty
+	merge   int64  // bytes to seal again of what should be together, also if nothing is dirty
 	renew   *int64 // seal content of older generations anew, some at a time; how many bytes it was
 }
 
@@ -108,6 +109,7 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 		return v.fault("flush", err)
 	}
 	d.merge.failed = false
+	d.merge.flushes++
 	v.merger.noticed(n, d)
 	v.settle(n, d)
 	if o.durable {
@@ -178,12 +180,11 @@ func (v *Volume) absorb(n *inode, d *fileData) (runSet, error) {
 		return out, nil
 	}
 	var pieces []meta.Piece
-	d.extents.each(0, endOfFile, func(p meta.Piece) bool {
-		if p.Extent.Inline && d.hasKey(p.Extent.Generation) {
+	for _, at := range slices.Sorted(maps.Keys(d.extents.inlineAt)) {
+		if p, ok := d.extents.pieces.Get(at); ok && d.hasKey(p.Extent.Generation) {
 			pieces = append(pieces, p)
 		}
-		return true
-	})
+	}
 	for _, p := range pieces {
 		buf := make([]byte, p.Len)
 		if err := v.readPiece(n.ino, d, p, buf); err != nil {

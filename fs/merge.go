@@ -25,6 +25,7 @@ import (
 const (
 	mergeSlack   = 4 << 20  // of dead room in a file is no waste
 	mergeStep    = 8 << 20  // of plaintext that a step in the background seals again, at most
+	mergeBeside  = 2 << 20  // the same for a file that others flush meanwhile, of which a round takes one step only
 	mergeMost    = 24 << 20 // of plaintext that a writer's flush seals again, at most
 	mergePieces  = 6144     // that one flush takes out of the map for it, at most: its transaction has a limit
 	mergeRate    = 64 << 20 // of plaintext of one file that is sealed again in the background before others have their turn
@@ -38,6 +39,7 @@ type mergeState struct {
 	victims []victim // chosen, and not taken yet; the map may have changed since
 	at      uint64   // where to look for small neighbours
 	calm    int      // pieces of the map when there were none
+	flushes int      // of others, since the last step in the background
 	failed  bool     // the last flush failed: the next one brings away what is dirty and no more
 	over    bool     // an extent cannot be read, or there is none to choose: left alone until the file is opened anew
 }
@@ -67,10 +69,10 @@ func (v *Volume) gather(n *inode, d *fileData, out *runSet, o flushOptions) {
 	d.mu.RUnlock()
 	var err error
 	switch {
-	case o.merge && !d.extents.wasteful(5, 4):
-		err = v.join(n, d, out)
-	case o.merge:
-		err = v.evacuate(n, d, out, mergeStep)
+	case o.merge > 0 && !d.extents.wasteful(5, 4):
+		err = v.join(n, d, out, o.merge)
+	case o.merge > 0:
+		err = v.evacuate(n, d, out, o.merge)
 	case budget < maxRun || !d.extents.wasteful(3, 2):
 		return
 	default:
@@ -187,8 +189,8 @@ func (v *Volume) readLeft(ino Ino, d *fileData, x *meta.Extent, left []meta.Piec
 }
 
 // join reads windows of the file in which many small pieces are neighbours.
-func (v *Volume) join(n *inode, d *fileData, out *runSet) error {
-	for taken, size := 0, int64(0); size < mergeStep && taken < mergePieces; {
+func (v *Volume) join(n *inode, d *fileData, out *runSet, budget int64) error {
+	for taken, size := 0, int64(0); size < budget && taken < mergePieces; {
 		window, next := d.nextWindow()
 		d.merge.at = next
 		if window == nil {
@@ -308,7 +310,7 @@ func (m *merger) forget(n *inode) {
 func (m *merger) round(ctx context.Context) {
 	for _, n := range m.list() {
 		for done := int64(0); done < mergeRate && ctx.Err() == nil; done += mergeStep {
-			more, err := m.step(n)
+			more, beside, err := m.step(n)
 			if err != nil {
 				m.v.log.Warn("extents were not merged", "inode", uint64(n.ino), "err", err)
 			}
@@ -316,15 +318,15 @@ func (m *merger) round(ctx context.Context) {
 				m.forget(n)
 				break
 			}
-			if m.v.written(n) {
+			if beside || m.v.written(n) {
 				break // its writer has the disk first
 			}
 		}
 	}
 }
 
-// step merges once, and reports whether there is more to do.
-func (m *merger) step(n *inode) (more bool, err error) {
+// step merges once, and reports whether there is more to do, and whether others have flushed the file since the last step.
+func (m *merger) step(n *inode) (more, beside bool, err error) {
 	n.flushMu.Lock()
 	defer n.flushMu.Unlock()
 	n.mu.RLock()
@@ -332,18 +334,24 @@ func (m *merger) step(n *inode) (more bool, err error) {
 	open := d != nil && d.opens > 0 && n.row.Nlink > 0
 	n.mu.RUnlock()
 	if !open {
-		return false, nil
+		return false, false, nil
 	}
 	if err := m.v.loadExtents(n, d); err != nil {
-		return false, err
+		return false, false, err
 	}
 	if d.merge.over || !d.extents.wasteful(5, 4) && !d.ragged() {
-		return false, nil
+		return false, false, nil
 	}
-	if err := m.v.flushLocked(n, flushOptions{merge: true}); err != nil {
-		return false, fmt.Errorf("merge: %w", err)
+	budget := int64(mergeStep)
+	if beside = d.merge.flushes > 0; beside {
+		budget = mergeBeside
 	}
-	return true, nil
+	err = m.v.flushLocked(n, flushOptions{merge: budget})
+	d.merge.flushes = 0
+	if err != nil {
+		return false, false, fmt.Errorf("merge: %w", err)
+	}
+	return true, beside, nil
 }
 
 // written reports whether a file has dirty bytes.

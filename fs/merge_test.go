@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"testing"
 
@@ -61,7 +62,7 @@ func random(rnd *rand.Rand, size int) []byte {
 func (r *rig) merged(f *File) (steps int) {
 	r.t.Helper()
 	for {
-		more, err := r.v.merger.step(f.n)
+		more, _, err := r.v.merger.step(f.n)
 		r.ok(err)
 		if !more {
 			return steps
@@ -149,7 +150,7 @@ func TestMergeInBackground(t *testing.T) {
 	r.same(f, model)
 	// A file that nobody has open is left alone.
 	r.ok(f.Close())
-	if more, err := r.v.merger.step(f.n); more || err != nil {
+	if more, _, err := r.v.merger.step(f.n); more || err != nil {
 		t.Errorf("a closed file: %v %v", more, err)
 	}
 	r.reopen()
@@ -234,6 +235,84 @@ func TestMergeOfBrokenExtent(t *testing.T) {
 	}
 	if _, err := f.ReadAt(make([]byte, size), 0); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a read of it all: %v", err)
+	}
+	r.ok(f.Close())
+}
+
+// TestInlinePlaces: the map knows where its inline pieces are, whatever was written, cut and punched.
+func TestInlinePlaces(t *testing.T) {
+	r := newRig(t)
+	f := r.create(r.bucket("b"), "f")
+	rnd := rand.New(rand.NewPCG(11, 4))
+	model := make([]byte, 1<<20)
+	_, err := f.WriteAt(model, 0)
+	r.ok(err)
+	most := 0
+	for range 600 {
+		off := rnd.IntN(len(model) - 8192)
+		switch x := rnd.IntN(20); {
+		case x < 17:
+			p := random(rnd, 1+rnd.IntN(8192))
+			copy(model[off:], p)
+			_, err = f.WriteAt(p, int64(off))
+		case x < 18:
+			clear(model[off : off+5000])
+			err = f.Punch(int64(off), 5000)
+		default:
+			clear(model[off:])
+			if err = f.Truncate(int64(off)); err == nil {
+				err = f.Truncate(int64(len(model)))
+			}
+		}
+		r.ok(err)
+		r.ok(f.Sync(true))
+		m := f.extents()
+		places := map[uint64]bool{}
+		m.pieces.Scan(func(off uint64, p meta.Piece) bool {
+			if p.Extent.Inline {
+				places[off] = true
+			}
+			return true
+		})
+		if !maps.Equal(places, m.inlineAt) {
+			t.Fatalf("inline pieces are at %v, the map says %v", places, m.inlineAt)
+		}
+		most = max(most, len(places))
+		if m.inline > inlineTotal {
+			t.Fatalf("%d bytes are inline", m.inline)
+		}
+	}
+	if most < 10 {
+		t.Errorf("at most %d pieces were inline", most)
+	}
+	r.same(f, model)
+	r.ok(f.Close())
+}
+
+// TestMergingBesideAWriter: of a file that is being flushed a step takes little, and says so.
+func TestMergingBesideAWriter(t *testing.T) {
+	r := newRig(t)
+	f := r.create(r.bucket("b"), "f")
+	for off := int64(0); off < 16<<20; off += 32 << 10 {
+		_, err := f.WriteAt(random(rand.New(rand.NewPCG(1, uint64(off))), 32<<10), off)
+		r.ok(err)
+		r.ok(f.Sync(true))
+	}
+	before := f.extents().pieces.Len()
+	step := func(wantBeside bool) int {
+		t.Helper()
+		was := f.extents().pieces.Len()
+		more, beside, err := r.v.merger.step(f.n)
+		r.ok(err)
+		if !more || beside != wantBeside {
+			t.Fatalf("a step: more %v, beside a writer %v; want %v", more, beside, wantBeside)
+		}
+		return was - f.extents().pieces.Len()
+	}
+	little := step(true)
+	much := step(false)
+	if little < 8 || much < 2*little {
+		t.Errorf("of %d pieces a step beside a writer joined %d, one alone %d", before, little, much)
 	}
 	r.ok(f.Close())
 }

@@ -14,7 +14,9 @@ import (
 type extentMap struct {
 	pieces *btree.Map[uint64, meta.Piece] // by offset in the file
 	refs   map[*meta.Extent]int
-	inline int // bytes of plaintext in inline extents
+
+	inline   int             // bytes of plaintext in inline extents
+	inlineAt map[uint64]bool // where their pieces begin: few, in a map that may be large
 
 	held    int64 // room that the extents take in the extent store
 	covered int64 // bytes of the file that pieces cover
@@ -29,10 +31,13 @@ func footprint(x *meta.Extent) int64 {
 }
 
 func newExtentMap(pieces []meta.Piece) *extentMap {
-	m := &extentMap{pieces: btree.NewMap[uint64, meta.Piece](32), refs: map[*meta.Extent]int{}}
+	m := &extentMap{pieces: btree.NewMap[uint64, meta.Piece](32), refs: map[*meta.Extent]int{}, inlineAt: map[uint64]bool{}}
 	for _, p := range pieces {
 		m.pieces.Load(p.Off, p)
 		m.covered += int64(p.Len)
+		if p.Extent.Inline {
+			m.inlineAt[p.Off] = true
+		}
 		if m.refs[p.Extent]++; m.refs[p.Extent] > 1 {
 			continue
 		}
@@ -190,7 +195,17 @@ func (e *edit) write(t *meta.Tx, row *meta.Inode, epoch uint64, seq func() uint6
 
 // apply makes the change the map's state, once it is committed. It uses up the old map and the edit.
 func (e *edit) apply() *extentMap {
-	m := &extentMap{pieces: e.pieces, refs: e.m.refs, inline: e.m.inline, held: e.m.held, covered: e.m.covered + e.alloc}
+	m := &extentMap{
+		pieces: e.pieces, refs: e.m.refs, inline: e.m.inline, inlineAt: e.m.inlineAt, held: e.m.held, covered: e.m.covered + e.alloc,
+	}
+	for off := range e.removed {
+		delete(m.inlineAt, off)
+	}
+	for off, p := range e.added {
+		if p.Extent.Inline {
+			m.inlineAt[off] = true
+		}
+	}
 	for x, d := range e.delta {
 		was := m.refs[x]
 		now := was + d
