@@ -244,7 +244,7 @@ func faultSteps() []faultStep {
 	do(closed("f1", "bkt/f")...)
 	do(faultStep{"open f to append", open(b, "f2", "bkt/f", os.O_WRONLY|os.O_APPEND), nothing, false})
 	do(faultStep{
-		"append to f", with("f2", func(h *Handle) error { _, err := h.Append([]byte(text(2, 5000)), false); return err }),
+		"append to f", with("f2", func(h *Handle) error { _, err := h.Append([]byte(text(2, 5000)), false, nil); return err }),
 		on("bkt/f", func(f *faultFile) { f.write(len(f.now()), text(2, 5000)) }), false,
 	})
 	do(synced("f2", "bkt/f"))

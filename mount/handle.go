@@ -175,8 +175,10 @@ func (h *Handle) WriteAt(p []byte, off int64, killPriv bool) (int, error) {
 	return n, err
 }
 
-// Append writes at the true end of the file and says where that was.
-func (h *Handle) Append(p []byte, killPriv bool) (off int64, err error) {
+// Append writes at the true end of the file and says where that was. The handle's own kernel is not among those that are told: for its
+// sake grown, which may be nil, is called before Settled returns to anybody who may have seen the new size, and must not wait for a
+// kernel; what it returns is called next, and may.
+func (h *Handle) Append(p []byte, killPriv bool, grown func(off int64) (drop func())) (off int64, err error) {
 	if !h.flags.Write {
 		return 0, ErrBadHandle
 	}
@@ -189,10 +191,15 @@ func (h *Handle) Append(p []byte, killPriv bool) (off int64, err error) {
 	off, err = f.Append(p)
 	h.mu.RUnlock()
 	var t telling
+	drop := func() {}
 	if err == nil {
 		t = h.wrote(off, int64(len(p)), killPriv)
+		if grown != nil {
+			drop = grown(off)
+		}
 	}
 	g.RUnlock()
+	drop()
 	t.done()
 	return off, err
 }

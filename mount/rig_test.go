@@ -213,7 +213,7 @@ func (u *user) write(p, text string, flags int) error {
 		return err
 	}
 	if h.flags.Append {
-		_, err = h.Append([]byte(text), false)
+		_, err = h.Append([]byte(text), false, nil)
 	} else {
 		_, err = h.WriteAt([]byte(text), 0, false)
 	}

@@ -44,7 +44,7 @@ func TestShow(t *testing.T) {
 	g.RUnlock()
 	changes := []func() error{
 		func() error { _, err := h.WriteAt([]byte("x"), 0, false); return err },
-		func() error { _, err := h.Append([]byte("x"), false); return err },
+		func() error { _, err := h.Append([]byte("x"), false, nil); return err },
 		func() error { return h.Truncate(1, false) },
 		func() error { return h.Punch(0, 1, false) },
 		func() error {

@@ -195,12 +195,13 @@ func (m *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, p []byte) (uint32, fu
 	defer m.notes.end(ino, false)
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	if h.Flags().Append && in.WriteFlags&fuse.WRITE_CACHE == 0 {
-		off, err := h.Append(p, kill)
+		// Pages around the true end may be cached here as well, with what was there before, and so from where the kernel believes the end.
+		_, err := h.Append(p, kill, func(off int64) func() {
+			return m.notes.dropping(ino, min(off, int64(min(in.Offset, 1<<62))), off+int64(len(p)))
+		})
 		if err != nil {
 			return 0, m.nodeStatus("write", in.NodeId, err)
 		}
-		// Pages around the true end may be cached here as well, with what was there before, and so from where the kernel believes the end.
-		_ = m.fd.inode(ino, min(off, int64(min(in.Offset, 1<<62))), off+int64(len(p)))
 		return uint32(len(p)), fuse.OK
 	}
 	if in.Offset > 1<<63-1 {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -40,6 +41,7 @@ type notifier struct {
 	waiting  int               // workers without work
 	writing  map[mount.Ino]int // WRITEs in flight, by inode
 	changing map[mount.Ino]int // directory operations in flight, by directory
+	drops    map[mount.Ino][]chan struct{}
 	closed   bool
 }
 
@@ -69,6 +71,7 @@ func newNotifier(fd *device, t *interest, crowded func() bool, log *slog.Logger)
 	n := &notifier{
 		fd: fd, interest: t, log: log, crowded: crowded,
 		jobs: map[mount.Ino][]*job{}, writing: map[mount.Ino]int{}, changing: map[mount.Ino]int{},
+		drops: map[mount.Ino][]chan struct{}{},
 	}
 	n.idle.L = &n.mu
 	return n
@@ -226,24 +229,47 @@ func (n *notifier) wait(k entryKey, r *round) {
 
 // settle waits until the kernel has dropped the content that it was to drop before this call.
 func (n *notifier) settle(ino mount.Ino) {
-	var rounds [2]*round
 	n.mu.Lock()
+	waits := slices.Clone(n.drops[ino])
 	for _, j := range n.jobs[ino] {
-		if j.key.name == "" && !n.closed {
-			rounds = [2]*round{j.current, j.next}
+		if j.key.name != "" || n.closed {
+			continue
+		}
+		for _, r := range []*round{j.current, j.next} {
+			if r != nil {
+				waits = append(waits, r.sent)
+			}
 		}
 	}
 	n.mu.Unlock()
-	for _, r := range rounds {
-		if r == nil {
-			continue
-		}
+	for _, w := range waits {
 		t := time.NewTimer(maxWait)
 		select {
-		case <-r.sent:
+		case <-w:
 		case <-t.C:
 		}
 		t.Stop()
+	}
+}
+
+// dropping announces that a handler itself will have the kernel drop content, and returns what does it.
+func (n *notifier) dropping(ino mount.Ino, off, end int64) func() {
+	done := make(chan struct{})
+	n.mu.Lock()
+	n.drops[ino] = append(n.drops[ino], done)
+	n.mu.Unlock()
+	return func() {
+		_ = n.fd.inode(ino, off, end)
+		close(done)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		list := n.drops[ino]
+		i := slices.Index(list, done)
+		if list = slices.Delete(list, i, i+1); len(list) == 0 {
+			delete(n.drops, ino)
+		} else {
+			n.drops[ino] = list
+		}
 	}
 }
 
