@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"bytes"
 	"errors"
 	"math"
 )
@@ -80,20 +81,23 @@ func (t *Tx) SweepTomb(ino Ino, limit int, extent func(*Extent)) (done bool, err
 func (t *Tx) DeleteReplaced(epoch, seq uint64, ino Ino) { t.t.Delete(replacedKey(epoch, ino, seq)) }
 
 // Settled records, for an inode that was touched in an epoch that is not closed, that all of its extents are durable now and that it
-// has this size: what is lost later is lost from here on. If touch is not set, an inode without a mark gets none.
+// has this size: what is lost later is lost from here on. If touch is not set, an inode without a mark gets none. It writes nothing if
+// that is what the rows say already.
 func (t *Tx) Settled(closed, epoch uint64, ino Ino, size uint64, touch bool) error {
-	for e := closed + 1; e <= epoch; e++ {
-		switch _, err := t.get(touchedKey(e, ino)); {
+	e := newEnc(12)
+	e.u(size)
+	for at := closed + 1; at <= epoch; at++ {
+		switch mark, err := t.get(touchedKey(at, ino)); {
+		case err == nil && at == epoch && bytes.Equal(mark, e.b):
+			return nil
 		case err == nil:
 			touch = true
-			t.t.Delete(touchedKey(e, ino))
+			t.t.Delete(touchedKey(at, ino))
 		case !errors.Is(err, ErrNotFound):
 			return err
 		}
 	}
 	if touch {
-		e := newEnc(12)
-		e.u(size)
 		t.t.Set(touchedKey(epoch, ino), e.b)
 	}
 	return nil
