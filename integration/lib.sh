@@ -15,7 +15,7 @@
 #   eventually 5 cmd...                          (no check) tries until cmd succeeds, at most 5 seconds
 #
 # Each check prints one TAP line, and on failure the command, what was expected and what came. Every command runs
-# under a limit: LIMIT=300 works cp -a … gives it 300 seconds instead of 60.
+# under a limit: LIMIT=300 works cp -a … gives it 300 seconds instead of 180.
 #
 # The test owns $T, a directory of its own: the store is $T/store, the program is $T/bin/kmsfs. Whatever happens, the
 # trap at the end unmounts what lies below $T, ends the daemon, removes the OS users and the directory.
@@ -43,9 +43,9 @@ checks=0 failures=0 skips=0 people="" fuse_mode=""
 # person NAME: makes an OS user for this test. uid_of NAME tells its uid.
 person() {
   local name=$1 login="kt$$$1" tries
-  for tries in 1 2 3 4 5 6 7 8 9 10; do
+  for ((tries = 1; ; tries++)); do
     useradd -M -d "$T/home/$name" -s /bin/sh -U "$login" 2>"$T/.io/useradd" && break
-    [ "$tries" -lt 10 ] || die "useradd $login: $(cat "$T/.io/useradd")"
+    [ "$tries" -lt 200 ] || die "useradd $login: $(cat "$T/.io/useradd")"
     sleep 0.3 # another test holds the lock on /etc/passwd
   done
   people="$people $login"
@@ -122,7 +122,7 @@ shown() {
 
 # attempt CMD...: runs it under the limit, output into $T/.io; status in $status.
 attempt() {
-  timeout -k 5 "${LIMIT:-60}" bash -c '"$@"' bash "$@" >"$T/.io/out" 2>"$T/.io/err" </dev/null
+  timeout -k 5 "${LIMIT:-180}" bash -c '"$@"' bash "$@" >"$T/.io/out" 2>"$T/.io/err" </dev/null
   status=$?
 }
 
@@ -137,7 +137,7 @@ verdict() {
   printf 'not ok %d - %s\n' "$checks" "$1"
   printf '#   at %s line %s\n' "$NAME.sh" "$(line_of_test)"
   printf '#   expected: %s\n' "$3"
-  printf '#   exit status: %s%s\n' "$status" "$([ "$status" -ne 124 ] || echo " (ran into its limit of ${LIMIT:-60} s)")"
+  printf '#   exit status: %s%s\n' "$status" "$([ "$status" -ne 124 ] || echo " (ran into its limit of ${LIMIT:-180} s)")"
   sed 's/^/#   stdout: /' "$T/.io/out" | head -n 20
   sed 's/^/#   stderr: /' "$T/.io/err" | head -n 20
   return 1

@@ -68,7 +68,7 @@ works chown "$(uid_of alice)" "$T/closed/dir"
 exits 1 "denied|no such" as alice kmsfs mount "$T/closed/dir"
 works as bob mkdir -m 755 "$T/home/bob/his"
 exits 1 "denied|own|belong|permitted" as alice kmsfs mount "$T/home/bob/his"
-prints "" sh -c "awk '{print \$5}' /proc/self/mountinfo | grep -e '^/etc' -e '^$T/closed' -e '/his$' -e '/other$' || true"
+prints "" sh -c "awk '/ - fuse[.]kmsfs /{print \$5}' /proc/self/mountinfo | grep -e '^/etc' -e '^$T/closed' -e '/his$' -e '/other$' || true"
 
 story "options are a whitelist"
 for option in allow_other dev suid allow_root rootmode=40000 user_id=0 context=x fsname=/dev/sda1 blkdev; do
