@@ -39,6 +39,8 @@ first=$(first_slot)
 works kmsfs unlock remove "$first"
 works prints_bucket
 exits 4 "passphrase|unlock" env KMSFS_PASSPHRASE_FILE="$T/pass1" kmsfs bucket list
+exits 4 "passphrase|unlock" env KMSFS_PASSPHRASE_FILE="$T/pass1" kmsfs unlock add key-file "$T/useless.key"
+same "a slot that was not added leaves no key file behind" no "$(yes_if [ -e "$T/useless.key" ])"
 
 story "the last slot stays"
 last=$(first_slot)

@@ -76,7 +76,7 @@ func advice(err error) (hint string, code int) {
 	case errors.Is(err, rootkey.ErrExposed):
 		return "chmod 600 the key file", exitLocked
 	case errors.Is(err, rootkey.ErrLocked):
-		return "put the key file back, or give the passphrase with --passphrase-file FILE", exitLocked
+		return "put back what opens it (see kmsfs unlock list); a passphrase can be given with --passphrase-file FILE", exitLocked
 	case errors.Is(err, volume.ErrOlder):
 		return "if you put an older copy of the store in place yourself: kmsfs restore --accept STORE; otherwise someone else did", exitDamaged
 	case errors.Is(err, keystore.ErrCorrupt), errors.Is(err, volume.ErrCorrupt), errors.Is(err, kv.ErrCorrupt):

@@ -123,7 +123,7 @@ func initSecret(c *cli.Context, dir string) (rootkey.Secret, error) {
 	}
 	switch {
 	case file != "" || c.Bool("passphrase"):
-		phrase, err := newPassphrase(c, file)
+		phrase, err := newPassphrase(c, "--passphrase-file", file)
 		if err != nil {
 			return rootkey.Secret{}, err
 		}

@@ -112,6 +112,7 @@ func unlockAdd(c *cli.Context) error {
 	}
 	// Files are read here: the daemon opens nothing outside its store.
 	var secret rootkey.Secret
+	var made string
 	switch kind {
 	case rootkey.KindKeyFile:
 		path, perr := filepath.Abs(args[1])
@@ -119,13 +120,14 @@ func unlockAdd(c *cli.Context) error {
 			return perr
 		}
 		if _, serr := os.Lstat(path); errors.Is(serr, os.ErrNotExist) {
+			made = path
 			secret, err = rootkey.NewKeyFile(dir, path)
 		} else {
 			secret, err = rootkey.KeyFile(dir, path)
 		}
 	case rootkey.KindPassphrase:
 		var phrase []byte
-		if phrase, err = newPassphrase(c, c.String("new-passphrase-file")); err != nil {
+		if phrase, err = newPassphrase(c, "--new-passphrase-file", c.String("new-passphrase-file")); err != nil {
 			return err
 		}
 		secret, err = rootkey.Passphrase(phrase, rootkey.Argon2{})
@@ -142,6 +144,11 @@ func unlockAdd(c *cli.Context) error {
 	var added rootkey.SlotInfo
 	_, name, b := secret.Parts()
 	if err := call(c, host.CmdUnlockAdd, host.UnlockAddArgs{Kind: args[0], Name: name, Secret: b}, &added); err != nil {
+		if info, rerr := rootkey.Read(dir); made != "" && rerr == nil && !slices.ContainsFunc(info.Slots, func(s rootkey.SlotInfo) bool {
+			return s.Kind == kind && s.Name == name
+		}) {
+			_ = os.Remove(made) // it opens nothing
+		}
 		return err
 	}
 	return show(c, added, func(w io.Writer) { fmt.Fprintln(w, added.ID) })
@@ -161,12 +168,12 @@ func unlocker(c *cli.Context) rootkey.Unlocker {
 
 // newPassphrase reads a passphrase for a new slot: from a file, or twice from
 // the terminal.
-func newPassphrase(c *cli.Context, file string) ([]byte, error) {
+func newPassphrase(c *cli.Context, flag, file string) ([]byte, error) {
 	if file != "" {
 		return passphraseFile(c, file)
 	}
 	if !onTerminal(c) {
-		return nil, &usageError{msg: "no terminal to ask for the passphrase on", hint: "give it in a file"}
+		return nil, &usageError{msg: "no terminal to ask for the passphrase on", hint: "give it in a file: " + flag + " FILE"}
 	}
 	first, err := prompt(c, "new passphrase: ")
 	if err != nil {
