@@ -286,14 +286,18 @@ func (v *Volume) EachEncryption(fn func(Encryption) bool) error {
 		return err
 	}
 	stop := errors.New("stop")
+	arn := "" // the last file's: as a rule it is the next one's, too
 	err := v.db.View(func(r *meta.Reader) error {
-		return r.EachInode(func(ino Ino, row *meta.Inode, err error) error {
+		return r.EachUse(func(u meta.Use, err error) error {
 			if err != nil {
 				return err
 			}
-			e := Encryption{Ino: ino, Type: row.Type, Default: row.Default, Bucket: row.BucketInfo}
-			if row.Type == Regular && row.Sealing.Method == SSEKMS {
-				e.KeyARN = row.Sealing.KeyARN
+			e := Encryption{Ino: u.Ino, Type: u.Type, Default: u.Default, Bucket: u.Bucket}
+			if u.Type == Regular && u.Method == SSEKMS {
+				if string(u.KeyARN) != arn {
+					arn = string(u.KeyARN)
+				}
+				e.KeyARN = arn
 			}
 			if !fn(e) {
 				return stop

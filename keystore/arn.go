@@ -136,7 +136,7 @@ func (s *Service) lookup(id keyID) *key {
 // Resolve is the ARN of the key that an alias, key id or key ARN names now. Nobody is asked for permission.
 // alias/aws/s3 is made on first need. NotFoundException for what does not exist.
 func (s *Service) Resolve(ref string) (string, error) {
-	if ref == managedS3Alias || ref == s.aliasARN(managedS3Alias) {
+	if ref == managedS3Alias || ref == s.managedARN {
 		return s.ManagedS3Key()
 	}
 	k, _, err := s.find(ref, true)

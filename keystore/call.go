@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kmsfs/kmsfs/crypto"
@@ -105,10 +106,10 @@ type trail struct {
 	asked    bool // decision is set
 	decision policy.Decision
 
-	*entry // nil for calls that leave no event
+	*entry // nil for calls that leave no event, and when the event is written
 }
 
-// entry is the event of a call and all it points to, allocated at once.
+// entry is the event of a call and all it points to, allocated at once, and used again when the log has it.
 type entry struct {
 	event      audit.Event
 	params     audit.Parameters
@@ -117,10 +118,13 @@ type entry struct {
 	resources  [2]audit.Resource
 }
 
+var entries = sync.Pool{New: func() any { return new(entry) }}
+
 const viaS3Agent = "fas.s3.amazonaws.com"
 
 func (s *Service) begin(c *Call, op *operation, p audit.Parameters) *trail {
-	t := &trail{s: s, c: c, op: op, now: s.clock(), entry: &entry{params: p}}
+	t := &trail{s: s, c: c, op: op, now: s.clock(), entry: entries.Get().(*entry)}
+	t.params = p
 	t.origin = audit.Origin{Op: c.Op, Path: c.Path, Inode: c.Inode, Mount: c.Mount, UID: c.UID, PID: c.PID}
 	t.additional.Kmsfs = &t.origin
 	t.event = audit.Event{
@@ -203,7 +207,11 @@ func (t *trail) end(err error) error {
 			t.origin.Decision.Source = d.Source.String()
 		}
 	}
-	if logged := t.s.audit.Append(&t.event); logged != nil && err == nil {
+	logged := t.s.audit.Append(&t.event)
+	*t.entry = entry{}
+	entries.Put(t.entry)
+	t.entry = nil
+	if logged != nil && err == nil {
 		return &Error{Code: CodeInternal, Message: "the audit event could not be written", cause: logged}
 	}
 	return err

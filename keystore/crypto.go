@@ -3,7 +3,6 @@ package keystore
 import (
 	"crypto/rand"
 	"errors"
-	"maps"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/crypto/wrap"
@@ -99,7 +98,7 @@ func (s *Service) seal(c *Call, op *operation, p audit.Parameters, ref string, p
 	if err != nil {
 		return nil, "", err
 	}
-	p.EncryptionContext = maps.Clone(ctx)
+	p.EncryptionContext = ctx
 	t := s.begin(c, op, p)
 	k, err := s.usable(t, ref, ctx, op.action)
 	if err != nil {
@@ -118,7 +117,7 @@ func (s *Service) usable(t *trail, ref string, ctx crypto.Context, actions ...st
 	if s.closed.Load() {
 		return nil, ErrClosed
 	}
-	if t.c.ViaS3 && s.managed.Load() == nil && (ref == managedS3Alias || ref == s.aliasARN(managedS3Alias)) {
+	if t.c.ViaS3 && s.managed.Load() == nil && (ref == managedS3Alias || ref == s.managedARN) {
 		if _, err := s.ManagedS3Key(); err != nil {
 			return nil, err
 		}
@@ -238,7 +237,7 @@ func (s *Service) decrypt(c *Call, blob []byte, ctx crypto.Context, ref string, 
 	if err != nil {
 		return "", err
 	}
-	t := s.begin(c, opDecrypt, audit.Parameters{KeyID: ref, EncryptionAlgorithm: Algorithm, EncryptionContext: maps.Clone(ctx)})
+	t := s.begin(c, opDecrypt, audit.Parameters{KeyID: ref, EncryptionAlgorithm: Algorithm, EncryptionContext: ctx})
 	k, plaintext, err := s.openBlob(t, blob, ctx, ref, opDecrypt.action)
 	if err == nil {
 		err = take(plaintext)
@@ -326,7 +325,7 @@ func (s *Service) ReEncryptFrom(c *Call, wrapped crypto.WrappedKey, from crypto.
 
 func (s *Service) beginReEncrypt(c *Call, from crypto.Context, ref string, to crypto.Context) *trail {
 	return s.begin(c, opReEncrypt, audit.Parameters{
-		DestinationKeyID: ref, SourceEncryptionContext: maps.Clone(from), DestinationEncryptionContext: maps.Clone(to),
+		DestinationKeyID: ref, SourceEncryptionContext: from, DestinationEncryptionContext: to,
 		SourceEncryptionAlgorithm: Algorithm, DestinationEncryptionAlgorithm: Algorithm,
 	})
 }

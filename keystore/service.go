@@ -16,7 +16,7 @@ import (
 	"github.com/kmsfs/kmsfs/principals/policy"
 )
 
-// Recorder takes the event of a call: *audit.Log. An error refuses the call.
+// Recorder takes the event of a call: *audit.Log. It keeps nothing of the event. An error refuses the call.
 type Recorder interface {
 	Append(e *audit.Event) error
 }
@@ -53,10 +53,11 @@ type Service struct {
 	principals policy.Directory // may be nil
 	logger     *slog.Logger
 
-	arnPrefix string   // arn:aws:kms:R:A:
-	via       []string // the value of kms:ViaService
-	called    []string // and of aws:CalledVia
-	accountID []string
+	arnPrefix  string   // arn:aws:kms:R:A:
+	managedARN string   // of alias/aws/s3
+	via        []string // the value of kms:ViaService
+	called     []string // and of aws:CalledVia
+	accountID  []string
 
 	manage sync.Mutex // one change at a time; see doc.go
 	closed atomic.Bool
@@ -106,6 +107,7 @@ func Open(c Config) (*Service, error) {
 		principals: c.Principals,
 		logger:     c.Logger,
 		arnPrefix:  "arn:aws:kms:" + c.Region + ":" + c.Account + ":",
+		managedARN: "arn:aws:kms:" + c.Region + ":" + c.Account + ":" + managedS3Alias,
 		via:        []string{"s3." + c.Region + ".amazonaws.com"},
 		called:     []string{"s3.amazonaws.com"},
 		accountID:  []string{c.Account},

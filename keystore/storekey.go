@@ -1,8 +1,6 @@
 package keystore
 
 import (
-	"maps"
-
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/crypto/wrap"
 	"github.com/kmsfs/kmsfs/keystore/audit"
@@ -121,7 +119,7 @@ func (s *Service) RewrapFromStoreKey(c *Call, wrapped crypto.WrappedKey, from cr
 		return nil, "", err
 	}
 	t := s.begin(c, opReEncrypt, audit.Parameters{
-		DestinationKeyID: ref, DestinationEncryptionContext: maps.Clone(to), DestinationEncryptionAlgorithm: Algorithm,
+		DestinationKeyID: ref, DestinationEncryptionContext: to, DestinationEncryptionAlgorithm: Algorithm,
 	})
 	blob, arn, err := func() (crypto.WrappedKey, string, error) {
 		k, err := s.usable(t, ref, to, targetActionsS3...)

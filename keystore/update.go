@@ -17,7 +17,6 @@ type Updated struct {
 // UpdateEncryption does to all data keys of a file what ReEncrypt does to one, and draws a fresh one, as S3 does in UpdateObjectEncryption:
 // one request, one decision about each right (kms:Decrypt and kms:ReEncryptFrom on the source, kms:Encrypt, kms:GenerateDataKey and
 // kms:ReEncryptTo on the target), one ReEncrypt event. Data keys under a bucket key keep it, and the bucket key is re-encrypted.
-// The event keeps from and to, which must never change.
 func (s *Service) UpdateEncryption(c *Call, wrapped []crypto.WrappedKey, from crypto.Context, ref string, to crypto.Context) (Updated, error) {
 	for _, w := range wrapped {
 		outer, _, _ := SplitLocal(w)

@@ -25,6 +25,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/kmsfs/kmsfs/crypto"
 )
@@ -102,8 +103,11 @@ func wrapWithSalt(material *crypto.DataKey, h Header, keyARN string, ctx crypto.
 	copy(blob[offMaterial:], h.Material[:])
 	copy(blob[offSalt:], salt[:])
 	copy(blob[offCommit:], keys[32:])
-	aad := associated(blob, keyARN, ctx)
-	return newGCM(keys[:32]).Seal(blob, nonce[:], plaintext, aad), nil
+	room := rooms.Get().(*[]byte)
+	*room = associated((*room)[:0], blob, keyARN, ctx)
+	blob = newGCM(keys[:32]).Seal(blob, nonce[:], plaintext, *room)
+	giveBack(room)
+	return blob, nil
 }
 
 // Unwrap opens what Wrap sealed. Whatever is wrong, the error is
@@ -119,7 +123,10 @@ func Unwrap(material *crypto.DataKey, keyARN string, ctx crypto.Context, blob []
 	if subtle.ConstantTimeCompare(keys[32:], header[offCommit:]) != 1 {
 		return nil, ErrInvalidCiphertext
 	}
-	plaintext, err := newGCM(keys[:32]).Open(nil, nonce[:], sealed, associated(header, keyARN, ctx))
+	room := rooms.Get().(*[]byte)
+	*room = associated((*room)[:0], header, keyARN, ctx)
+	plaintext, err := newGCM(keys[:32]).Open(nil, nonce[:], sealed, *room)
+	giveBack(room)
 	if err != nil {
 		return nil, ErrInvalidCiphertext
 	}
@@ -131,11 +138,19 @@ func derive(keys *[32 + commitSize]byte, material *crypto.DataKey, salt []byte, 
 	crypto.HKDF(keys[:], material.Expose(), salt, infoPrefix, keyARN)
 }
 
-// associated builds the AAD. The ARN needs no length before it: it is already
+// rooms are buffers for associated data, which is not secret. Those that an unusual context made large are not kept.
+var rooms = sync.Pool{New: func() any { return new(make([]byte, 0, HeaderSize+512)) }}
+
+func giveBack(room *[]byte) {
+	if cap(*room) <= 4096 {
+		rooms.Put(room)
+	}
+}
+
+// associated appends the AAD to dst. The ARN needs no length before it: it is already
 // bound, unambiguously, as the tail of the derivation's info.
-func associated(header []byte, keyARN string, ctx crypto.Context) []byte {
-	aad := make([]byte, 0, len(header)+len(keyARN)+256)
-	aad = append(aad, header...)
+func associated(dst, header []byte, keyARN string, ctx crypto.Context) []byte {
+	aad := append(dst, header...)
 	aad = append(aad, keyARN...)
 	return ctx.AppendCanonical(aad)
 }

@@ -19,6 +19,21 @@ func (r *Reader) EachInode(fn func(ino Ino, n *Inode, err error) error) error {
 	})
 }
 
+// Use is how an inode's row says that it is encrypted.
+type Use struct {
+	Ino     Ino
+	Type    FileType
+	Method  Method
+	KeyARN  []byte // valid until the next row
+	Default string
+	Bucket  *Bucket
+}
+
+// EachUse calls fn for every inode row, in order of number, as EachInode does for less than half the price.
+func (r *Reader) EachUse(fn func(u Use, err error) error) error {
+	return r.each(kindInode, 9, func(k, v []byte) error { return fn(decodeUse(Ino(u64(k[1:])), v)) })
+}
+
 // RawDentry is an entry with what its row says beside it.
 type RawDentry struct {
 	Parent Ino

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/kmsfs/kmsfs/crypto"
@@ -284,9 +285,10 @@ func decodeInode(ino Ino, b []byte) (*Inode, error) {
 		keys := d.count()
 		if keys > 0 {
 			s.Keys = make([]FileKey, 0, min(keys, fewItems))
+			d.b = bytes.Clone(d.b) // the keys are the rest of the row, and share one copy of it
 		}
 		for i := range keys {
-			k := FileKey{Generation: d.n32(), Wrapped: bytes.Clone(d.take(d.u()))}
+			k := FileKey{Generation: d.n32(), Wrapped: slices.Clip(d.take(d.u()))}
 			if i > 0 && k.Generation <= last {
 				d.fail()
 			}
@@ -297,10 +299,57 @@ func decodeInode(ino Ino, b []byte) (*Inode, error) {
 	} else if flags&(flagBucketKey|flagExplicit) != 0 {
 		d.fail()
 	}
-	if err := d.end(fmt.Sprintf("inode %d", ino)); err != nil {
+	if err := d.endOf(ino); err != nil {
 		return nil, err
 	}
 	return n, nil
+}
+
+// endOf is end of an inode's row.
+func (d *dec) endOf(ino Ino) error {
+	if d.bad || len(d.b) != 0 {
+		return d.end(fmt.Sprintf("inode %d", ino))
+	}
+	return nil
+}
+
+// decodeUse reads from an inode's row what tells of encryption, and passes over the rest, of which it looks at the lengths alone.
+// u.KeyARN is a part of b.
+func decodeUse(ino Ino, b []byte) (u Use, err error) {
+	d := newDec(b)
+	flags := d.byte()
+	if flags&^flagKnown != 0 {
+		d.fail()
+	}
+	u.Ino, u.Type = ino, FileType(d.byte())
+	for range 9 + 4 { // from the mode to the time of birth
+		d.u()
+	}
+	for links := d.count(); links > 0 && !d.bad; links-- {
+		d.u()
+		d.take(d.u())
+	}
+	d.take(d.u())
+	u.Default = d.str()
+	d.set()
+	if flags&flagXattrs != 0 {
+		d.set()
+	}
+	if flags&flagBucket != 0 {
+		u.Bucket = &Bucket{Name: d.str(), Encryption: d.str(), Policy: []byte(d.str()), Created: d.i(), Quota: d.str()}
+	}
+	if flags&flagSealing != 0 {
+		u.Method, u.KeyARN = Method(d.byte()), d.take(d.u())
+		for pairs := d.count(); pairs > 0 && !d.bad; pairs-- {
+			d.take(d.u())
+			d.take(d.u())
+		}
+		for keys := d.count(); keys > 0 && !d.bad; keys-- {
+			d.u()
+			d.take(d.u())
+		}
+	}
+	return u, d.endOf(ino)
 }
 
 func encodeDentry(x Dentry) []byte {

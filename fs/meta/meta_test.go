@@ -56,6 +56,26 @@ func TestInodeRoundTrip(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, n) {
 			t.Errorf("%s: %v\n got %+v\nwant %+v", name, err, got, n)
 		}
+		sameUse(t, encodeInode(n), n)
+	}
+}
+
+// sameUse checks that decodeUse reads from a row what decodeInode does.
+func sameUse(t *testing.T, b []byte, n *Inode) {
+	t.Helper()
+	u, err := decodeUse(n.Ino, b)
+	got := Inode{Ino: u.Ino, Type: u.Type, Default: u.Default, BucketInfo: u.Bucket, Sealing: Sealing{Method: u.Method, KeyARN: string(u.KeyARN)}}
+	want := Inode{
+		Ino: n.Ino, Type: n.Type, Default: n.Default, BucketInfo: n.BucketInfo,
+		Sealing: Sealing{Method: n.Sealing.Method, KeyARN: n.Sealing.KeyARN},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%x: %v\n got %+v\nwant %+v", b, err, got, want)
+	}
+	for cut := range len(b) {
+		if u, err := decodeUse(n.Ino, b[:cut]); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%d of %d bytes: %+v, %v", cut, len(b), u, err)
+		}
 	}
 }
 
@@ -231,6 +251,9 @@ func FuzzDecodeInode(f *testing.F) {
 		n, err := decodeInode(5, b)
 		if err == nil && string(encodeInode(n)) != string(b) {
 			t.Errorf("%x decodes, but is not what is written for it: %x", b, encodeInode(n))
+		}
+		if err == nil && len(b) < 4096 {
+			sameUse(t, b, n)
 		}
 	})
 }

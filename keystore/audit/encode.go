@@ -16,6 +16,9 @@ type encoder struct {
 	err error
 }
 
+// contextARN is the name that the encryption context of an object has.
+const contextARN = "aws:s3:arn"
+
 // name begins a member.
 func (e *encoder) name(name string) {
 	if c := e.b[len(e.b)-1]; c != '{' {
@@ -26,10 +29,18 @@ func (e *encoder) name(name string) {
 	e.b = append(e.b, '"', ':')
 }
 
+// escaped are the bytes that a string of JSON may not hold as they are, and those that are part of a longer character.
+var escaped = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c < 0x20 || c >= 0x7f || c == '"' || c == '\\'
+	}
+	return t
+}()
+
 // text is a string value.
 func (e *encoder) text(s string) {
 	for i := range len(s) {
-		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
+		if escaped[s[i]] {
 			e.value(s)
 			return
 		}
@@ -77,10 +88,8 @@ func (e *encoder) pairs(name string, m map[string]string) {
 	}
 	e.name(name)
 	e.b = append(e.b, '{')
-	if len(m) == 1 {
-		for k, v := range m {
-			e.pair(k, v)
-		}
+	if v, ok := m[contextARN]; ok && len(m) == 1 { // as a rule: and to begin an iteration takes longer than all the rest
+		e.pair(contextARN, v)
 	} else {
 		for _, k := range slices.Sorted(maps.Keys(m)) {
 			e.pair(k, m[k])

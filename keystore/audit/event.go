@@ -190,27 +190,36 @@ func (e *Event) complete() {
 	set(&e.EventType, "AwsApiCall")
 	set(&e.EventCategory, "Management")
 	set(&e.RecipientAccountID, e.UserIdentity.AccountID)
+	if e.RequestID != "" && e.EventID != "" {
+		return
+	}
+	ids := newIDs()
 	if e.RequestID == "" {
-		e.RequestID = newID()
+		e.RequestID = ids[:idSize]
 	}
 	if e.EventID == "" {
-		e.EventID = newID()
+		e.EventID = ids[idSize:]
 	}
 }
 
-// newID is a random (version 4) UUID.
-func newID() string {
-	var u [16]byte
-	rand.Read(u[:]) // never fails: it ends the program where the kernel has no randomness
-	u[6] = u[6]&0x0f | 0x40
-	u[8] = u[8]&0x3f | 0x80
+const idSize = 36
+
+// newIDs is two random (version 4) UUIDs, one after the other.
+func newIDs() string {
 	const hex = "0123456789abcdef"
-	s := make([]byte, 0, 36)
-	for i, b := range u {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			s = append(s, '-')
+	var u [32]byte
+	rand.Read(u[:]) // never fails: it ends the program where the kernel has no randomness
+	var text [2 * idSize]byte
+	s := text[:0]
+	for id := u[:]; len(id) > 0; id = id[16:] {
+		id[6] = id[6]&0x0f | 0x40
+		id[8] = id[8]&0x3f | 0x80
+		for i, b := range id[:16] {
+			if i == 4 || i == 6 || i == 8 || i == 10 {
+				s = append(s, '-')
+			}
+			s = append(s, hex[b>>4], hex[b&15])
 		}
-		s = append(s, hex[b>>4], hex[b&15])
 	}
 	return string(s)
 }

@@ -75,10 +75,25 @@ type Log struct {
 	w writer // the writer goroutine's own
 }
 
-// entry is one queued event; done is set when its caller waits for durability.
+// entry is one queued event as it will be sealed; done is set when its caller waits for durability.
 type entry struct {
-	event *Event
-	done  chan error
+	line *[]byte // from lines
+	at   time.Time
+	done chan error
+}
+
+// lines keeps the buffers of events that were written.
+var lines = sync.Pool{New: func() any { return new(make([]byte, 0, 1280)) }}
+
+// largeLine is above which capacity a buffer is not kept. An event of the file system has about 1 KiB.
+const largeLine = 8 << 10
+
+// release gives the entry's buffer back.
+func (en *entry) release() {
+	if cap(*en.line) <= largeLine {
+		lines.Put(en.line)
+	}
+	en.line = nil
 }
 
 // flush is a request to have everything queued before it written, and durable if sync is set.
@@ -140,14 +155,15 @@ func Open(dir string, key []byte, opts Options) (*Log, error) {
 	return l, nil
 }
 
-// Append takes an event into the log; the event belongs to the log from then on. It waits only while the queue is full or,
-// in a strict log, until the event is durable. The error is ErrClosed, or in a strict log the reason why
-// the event is not durable; a log that is not strict has no other.
+// Append takes an event into the log, which keeps nothing of e. Times and ids that are missing are set. It waits only while the queue is
+// full or, in a strict log, until the event is durable. The error is ErrClosed, or in a strict log the reason why the event is not
+// durable; a log that is not strict has no other.
 func (l *Log) Append(e *Event) error {
 	if e.EventTime.IsZero() {
 		e.EventTime.Time = l.clock()
 	}
-	en := entry{event: e}
+	en := entry{line: lines.Get().(*[]byte), at: e.EventTime.Time}
+	*en.line = l.encode((*en.line)[:0], e)
 	strict := l.settings.Load().Strict
 	if strict {
 		en.done = make(chan error, 1)

@@ -22,7 +22,6 @@ type writer struct {
 	pos     position // where the next record goes
 	h       hash.Hash
 	buf     []byte
-	line    []byte  // the event being encoded
 	pending []entry // taken from the queue, not yet written
 	dirty   bool    // written since the last sync
 	suspect bool    // the last sync failed
@@ -273,13 +272,12 @@ func (l *Log) writePending() error {
 		maxFile, awaited := l.settings.Load().MaxFileSize, false
 		w.buf = w.buf[:0]
 		if w.began.IsZero() {
-			w.began = w.pending[0].event.EventTime.Time
+			w.began = w.pending[0].at
 		}
 		for n < len(w.pending) && len(w.buf) < chunkSize && w.pos.offset+int64(len(w.buf)) < maxFile {
 			awaited = awaited || w.pending[n].done != nil
-			line := l.encode(w.pending[n].event)
 			pos.seq++
-			w.buf, pos.chain = l.reader.keys.seal(w.buf, w.h, w.logID, pos.seq, pos.chain, line)
+			w.buf, pos.chain = l.reader.keys.seal(w.buf, w.h, w.logID, pos.seq, pos.chain, *w.pending[n].line)
 			n++
 		}
 		// Written at its place, so that what a failed attempt left is overwritten by the next.
@@ -297,6 +295,9 @@ func (l *Log) writePending() error {
 					e.done <- nil
 				}
 			}
+		}
+		for i := range n {
+			w.pending[i].release()
 		}
 		rest := copy(w.pending, w.pending[n:])
 		clear(w.pending[rest:])
@@ -323,11 +324,11 @@ func (l *Log) makeRoom() error {
 	return l.beginFile()
 }
 
-// encode is an event's line. An event that has none, or too long a one, is replaced by what can be said of it.
-func (l *Log) encode(e *Event) []byte {
+// encode appends an event's line to dst, which is empty. An event that has none, or too long a one, is replaced by what can be said of
+// it.
+func (l *Log) encode(dst []byte, e *Event) []byte {
 	e.complete()
-	line, err := e.appendJSON(l.w.line[:0])
-	l.w.line = line
+	line, err := e.appendJSON(dst)
 	if err == nil && len(line) <= maxLine {
 		return line
 	}
