@@ -164,3 +164,53 @@ exits 1 "1 findings" sh -c "sed 's#kms:Encrypt#kms:Encrpyt#' $T/console.json >$T
 matches 'did you mean kms:Encrypt' sh -c "kmsfs policy check $T/typo.json || true"
 matches 'no principal arn:aws:iam::000000000000:user/eve' sh -c "sed 's#user/alice#user/eve#' $T/console.json | kmsfs policy check - --kind key || true"
 matches 'bob|alice|keeper|gains|loses|no change' sh -c "sed 's#user/alice#user/power#' $T/console.json >$T/changed.json && kmsfs policy diff alias/with-policy $T/changed.json"
+
+story "the schedule of rotation, the description, tags"
+works kmsfs key create --alias kept --tag team=payroll
+matches 'automatic: *false' kmsfs key rotation alias/kept
+exits 1 "between 90 and 2560" kmsfs key rotation alias/kept --enable --period 89
+exits 2 "goes with --enable" kmsfs key rotation alias/kept --period 100
+matches 'period: *180 days' kmsfs key rotation alias/kept --enable --period 180
+matches '"RotationPeriodInDays": ?180' kmsfs --json key rotation alias/kept
+works kmsfs key rotate alias/kept
+matches 'ON_DEMAND' kmsfs key rotation alias/kept
+matches 'automatic: *false' kmsfs key rotation alias/kept --disable
+works kmsfs key describe alias/kept "for the payroll"
+matches 'for the payroll' kmsfs key show alias/kept
+prints "team=payroll" kmsfs key tag alias/kept
+works kmsfs key tag alias/kept stage=test --remove team
+prints "stage=test" kmsfs key tag alias/kept
+exits 1 "not authorized" as keeper kmsfs key rotation alias/kept
+exits 1 "not authorized" as keeper kmsfs key tag alias/kept stage=mine
+
+story "imported material: brought, expired by hand, and only the same brings the files back"
+mine=$(kmsfs key create --external --alias mine)
+matches PendingImport kmsfs key show "$mine"
+head -c 32 /dev/urandom >"$T/material"
+head -c 31 /dev/urandom >"$T/short"
+head -c 32 /dev/urandom >"$T/another"
+exits 2 "does not hold 32 bytes" kmsfs key import-material alias/mine "$T/short"
+exits 1 "origin is AWS_KMS" kmsfs key import-material alias/kept "$T/material"
+works kmsfs key import-material alias/mine "$T/material" --expires "$(date -u -d '+10 days' +%Y-%m-%dT%H:%M:%SZ)"
+matches 'expires: *2' kmsfs key show alias/mine
+works kmsfs bucket create imported --sse aws:kms:alias/mine
+works sh -c "echo outside >$T/admin/imported/f"
+works kmsfs key delete-material alias/mine
+matches PendingImport kmsfs key show alias/mine
+refused "Required key not available" cat "$T/admin/imported/f"
+exits 1 "IncorrectKeyMaterial" kmsfs key import-material alias/mine "$T/another"
+works sh -c "kmsfs key import-material alias/mine - <$T/material"
+prints outside cat "$T/admin/imported/f"
+
+story "a grant is retired by its token, or by who may retire it"
+kmsfs --json grant create alias/kept --grantee keeper --operations DescribeKey --retiring alice \
+  --context-subset department=hr >"$T/grant.json"
+token=$(/usr/bin/python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["GrantToken"])' "$T/grant.json")
+matches 'subset:department=hr' kmsfs grant list alias/kept
+exits 1 "not authorized" as keeper kmsfs grant retire --token "$token"
+works as alice kmsfs grant retire --token "$token"
+prints "" kmsfs grant list alias/kept
+grant=$(kmsfs grant create alias/kept --grantee keeper --operations DescribeKey,RetireGrant)
+works as keeper kmsfs grant retire "$(kmsfs --json key show alias/kept | sed -n 's/.*"Arn": *"\([^"]*\)".*/\1/p')" "$grant"
+prints "" kmsfs grant list alias/kept
+exits 1 "InvalidGrantToken" kmsfs grant retire --token nonsense

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -53,12 +55,13 @@ Example:
 					return show(c, grants, func(w io.Writer) {
 						table(w, func(row func(...string)) {
 							for _, g := range grants {
-								row(g.ID, g.Grantee, strings.Join(g.Operations, ","), g.Name)
+								row(g.ID, g.Grantee, strings.Join(g.Operations, ","), constraint(g), g.Name)
 							}
 						})
 					})
 				},
 			},
+			grantRetireCommand(),
 			{
 				Name: "revoke", Usage: "take a grant back", ArgsUsage: "KEY GRANT",
 				Description: `Example:
@@ -100,6 +103,18 @@ func grantCreate(c *cli.Context) error {
 		return err
 	}
 	return show(c, g, func(w io.Writer) { fmt.Fprintln(w, g.ID) })
+}
+
+// constraint shows what the encryption context has to be, as the flags of grant create give it.
+func constraint(g host.GrantInfo) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(g.Subset)) {
+		out = append(out, "subset:"+oneLine(k+"="+g.Subset[k]))
+	}
+	for _, k := range slices.Sorted(maps.Keys(g.Equals)) {
+		out = append(out, "equals:"+oneLine(k+"="+g.Equals[k]))
+	}
+	return strings.Join(out, ",")
 }
 
 func pairs(list []string) (map[string]string, error) {

@@ -24,7 +24,7 @@ func cmdKey() *cli.Command {
 
 Example:
    KEY=$(kmsfs key create --alias my-key --admin admin --user alice)`,
-		Subcommands: []*cli.Command{
+		Subcommands: append([]*cli.Command{
 			keyCreateCommand(),
 			{
 				Name: "list", Usage: "list the keys",
@@ -45,7 +45,8 @@ Example:
 				Name: "schedule-deletion", Usage: "delete a key after a waiting period", ArgsUsage: "KEY",
 				Description: `Until then the key refuses every use, and the deletion can be cancelled. Afterwards what is
 encrypted under it is lost for ever: look at "kmsfs key files KEY" first. If there are files under the key, their number
-is asked for on a terminal; elsewhere it is told, and with --files it must be right or nothing is done.
+is asked for on a terminal; elsewhere it is told on stderr, and a script that must not go on with any other number gives it
+with --files: unless it is right nothing is done.
 
 Examples:
    kmsfs key schedule-deletion alias/old --days 7
@@ -78,7 +79,7 @@ Example:
 				Action: keyFiles,
 			},
 			keyExportCommand(), keyImportCommand(),
-		},
+		}, keySettingCommands()...),
 	}
 }
 
@@ -100,6 +101,8 @@ Example:
 			&cli.StringSliceFlag{Name: "admin", Usage: "`PRINCIPAL` who may manage it"},
 			&cli.StringSliceFlag{Name: "user", Usage: "`PRINCIPAL` who may use it"},
 			&cli.StringFlag{Name: "policy", Usage: "key policy from `FILE`, - for standard input"},
+			&cli.BoolFlag{Name: "external", Usage: "without material: kmsfs key import-material brings it"},
+			&cli.StringSliceFlag{Name: "tag", Usage: "a tag `NAME=VALUE`; may be given more than once"},
 			bypassFlag(),
 		},
 		Action: func(c *cli.Context) error {
@@ -110,11 +113,16 @@ Example:
 				Alias: c.String("alias"), Description: c.String("description"),
 				Admins: c.StringSlice("admin"), Users: c.StringSlice("user"), Bypass: c.Bool("bypass-lockout-check"),
 			}
+			a.External = c.Bool("external")
+			tags, err := pairs(c.StringSlice("tag"))
+			if err != nil {
+				return err
+			}
+			a.Tags = tags
 			if file := c.String("policy"); file != "" {
 				if len(a.Admins)+len(a.Users) > 0 {
 					return usage("--policy excludes --admin and --user: the policy names them itself")
 				}
-				var err error
 				if a.Policy, err = document(c, file); err != nil {
 					return err
 				}
@@ -187,6 +195,12 @@ func keyShow(c *cli.Context) error {
 			if k.DeletionDate != nil {
 				row("deletion:", k.DeletionDate.Format(time.RFC3339))
 			}
+			if k.Origin == "EXTERNAL" {
+				row("origin:", k.Origin)
+			}
+			if k.Expires != nil {
+				row("expires:", k.Expires.Format(time.RFC3339))
+			}
 			row("material:", k.MaterialID)
 			row("rotations:", strconv.Itoa(k.Rotations))
 		})
@@ -228,6 +242,7 @@ func confirmLoss(c *cli.Context, a *host.KeyDeletionArgs) error {
 	if err := call(c, host.CmdKeyFiles, host.KeyFilesArgs{Key: a.Key, Count: true}, &use); err != nil {
 		var answered *control.Error
 		if errors.As(err, &answered) && answered.Code == "AccessDeniedException" {
+			note(c, "you may not see how many files will be lost with the key")
 			return nil // who may delete a key need not be one who may look at it
 		}
 		return err
@@ -238,6 +253,7 @@ func confirmLoss(c *cli.Context, a *host.KeyDeletionArgs) error {
 	}
 	note(c, "%d files are under the key and will be lost with it: kmsfs key files %s", n, a.Key)
 	if !onTerminal(c) {
+		note(c, "kmsfs key cancel-deletion %s saves them until then; with --files N nothing happens unless N is their number", a.Key)
 		return nil
 	}
 	typed, err := askLine(c, "type the number of files to go on: ")

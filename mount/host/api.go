@@ -184,12 +184,14 @@ type BucketPolicyArgs struct {
 
 // KeyCreateArgs make a key.
 type KeyCreateArgs struct {
-	Alias       string   `json:"alias,omitempty"`
-	Description string   `json:"description,omitempty"`
-	Admins      []string `json:"admins,omitempty"` // principal names or ARNs
-	Users       []string `json:"users,omitempty"`
-	Policy      Document `json:"policy"`
-	Bypass      bool     `json:"bypassLockoutCheck,omitempty"`
+	Alias       string            `json:"alias,omitempty"`
+	Description string            `json:"description,omitempty"`
+	Admins      []string          `json:"admins,omitempty"` // principal names or ARNs
+	Users       []string          `json:"users,omitempty"`
+	Policy      Document          `json:"policy"`
+	Bypass      bool              `json:"bypassLockoutCheck,omitempty"`
+	External    bool              `json:"external,omitempty"` // its material is imported
+	Tags        map[string]string `json:"tags,omitempty"`
 }
 
 // KeyInfo describes a key in the words of DescribeKey.
@@ -202,6 +204,8 @@ type KeyInfo struct {
 	Description  string     `json:"Description,omitempty"`
 	Created      *time.Time `json:"CreationDate,omitempty"`
 	DeletionDate *time.Time `json:"DeletionDate,omitempty"`
+	Origin       string     `json:"Origin,omitempty"`  // AWS_KMS, EXTERNAL
+	Expires      *time.Time `json:"ValidTo,omitempty"` // of imported material
 	MaterialID   string     `json:"CurrentKeyMaterialId,omitempty"`
 	Rotations    int        `json:"Rotations,omitempty"`
 	Denied       string     `json:"Denied,omitempty"` // why the caller may see no more
@@ -272,6 +276,7 @@ type GrantInfo struct {
 	Operations []string          `json:"Operations"`
 	Subset     map[string]string `json:"EncryptionContextSubset,omitempty"`
 	Equals     map[string]string `json:"EncryptionContextEquals,omitempty"`
+	Token      string            `json:"GrantToken,omitempty"` // of grant.create
 }
 
 // GrantRevokeArgs name a grant of a key.

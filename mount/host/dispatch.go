@@ -72,6 +72,12 @@ func (d *Daemon) commands() map[string]command {
 		CmdKeyFiles:            {asPrincipal, with((*call).keyFiles)},
 		CmdKeyExport:           {asPrincipal, with((*call).keyExport)},
 		CmdKeyImport:           {asPrincipal, with((*call).keyImport)},
+		CmdKeyRotation:         {asPrincipal, with((*call).keyRotation)},
+		CmdKeyDescribe:         {asPrincipal, with((*call).keyDescribe)},
+		CmdKeyTags:             {asPrincipal, with((*call).keyTags)},
+		CmdKeyImportParameters: {asPrincipal, with((*call).keyImportParameters)},
+		CmdKeyImportMaterial:   {asPrincipal, with((*call).keyImportMaterial)},
+		CmdKeyDeleteMaterial:   {asPrincipal, with((*call).keyDeleteMaterial)},
 
 		CmdAliasCreate: {asPrincipal, with((*call).aliasCreate)},
 		CmdAliasUpdate: {asPrincipal, with((*call).aliasUpdate)},
@@ -81,6 +87,7 @@ func (d *Daemon) commands() map[string]command {
 		CmdGrantCreate: {asPrincipal, with((*call).grantCreate)},
 		CmdGrantList:   {asPrincipal, with((*call).grantList)},
 		CmdGrantRevoke: {asPrincipal, with((*call).grantRevoke)},
+		CmdGrantRetire: {asPrincipal, with((*call).grantRetire)},
 
 		CmdRekey: {asPrincipal, with((*call).rekey)},
 

@@ -3,6 +3,10 @@ package host
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -33,6 +37,27 @@ func TestWhoMayDoWhat(t *testing.T) {
 	var grant GrantInfo
 	r.must(uidOwner, CmdGrantCreate, GrantArgs{Key: "alias/my-key", Grantee: "bob", Operations: []string{"DescribeKey"}}, &grant)
 	r.must(uidOwner, CmdGrantRevoke, GrantRevokeArgs{Key: "alias/my-key", Grant: grant.ID}, nil)
+
+	var retirable GrantInfo
+	r.must(uidOwner, CmdGrantCreate, GrantArgs{Key: "alias/my-key", Grantee: "bob", Retiring: "admin", Operations: []string{"Decrypt"}}, &retirable)
+	if retirable.Token == "" {
+		t.Error("grant.create gives no token")
+	}
+	var external KeyInfo
+	r.must(uidOwner, CmdKeyCreate, KeyCreateArgs{External: true, Tags: map[string]string{"from": "outside"}}, &external)
+	if external.State != "PendingImport" || external.Origin != "EXTERNAL" {
+		t.Errorf("an external key: %+v", external)
+	}
+	var parameters KeyImportParameters
+	r.must(uidOwner, CmdKeyImportParameters, KeyArgs{external.ARN}, &parameters)
+	public, err := x509.ParsePKIXPublicKey(parameters.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encrypted, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), bytes.Repeat([]byte{7}, 32), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	everyone := []uint32{uidAlice, uidBob, uidPower, uidAuditor}
 	except := func(may ...uint32) []uint32 {
@@ -67,6 +92,16 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{CmdKeyCancelDeletion, KeyArgs{"alias/my-key"}, nil, everyone},
 		{CmdKeyEnable, KeyArgs{"alias/my-key"}, nil, everyone},
 		{CmdKeyFiles, KeyFilesArgs{Key: "alias/my-key"}, []uint32{uidPower}, except(uidPower)},
+		{CmdKeyRotation, KeyRotationArgs{Key: "alias/my-key", Enable: true, Days: 90}, nil, everyone},
+		{CmdKeyRotation, KeyRotationArgs{Key: "alias/my-key"}, []uint32{uidPower}, except(uidPower)},
+		{CmdKeyRotation, KeyRotationArgs{Key: "alias/my-key", Disable: true}, nil, everyone},
+		{CmdKeyDescribe, KeyDescribeArgs{"alias/my-key", "what it is for"}, nil, everyone},
+		{CmdKeyTags, KeyTagsArgs{Key: "alias/my-key", Set: map[string]string{"team": "a", "stage": "b"}}, []uint32{uidPower}, except(uidPower)},
+		{CmdKeyTags, KeyTagsArgs{Key: "alias/my-key", Remove: []string{"team"}}, []uint32{uidPower}, except(uidPower)},
+		{CmdKeyTags, KeyTagsArgs{Key: "alias/my-key"}, []uint32{uidPower}, except(uidPower)},
+		{CmdKeyImportParameters, KeyArgs{external.ARN}, []uint32{uidPower}, except(uidPower)}, // kms:Get*
+		{CmdKeyImportMaterial, KeyImportMaterialArgs{Key: external.ARN, Token: parameters.Token, Encrypted: encrypted}, nil, everyone},
+		{CmdKeyDeleteMaterial, KeyArgs{external.ARN}, nil, everyone},
 
 		{CmdAliasCreate, AliasArgs{"alias/other", "alias/my-key"}, nil, except(uidPower)},
 		{CmdAliasUpdate, AliasArgs{"alias/other", "alias/my-key"}, nil, everyone},
@@ -75,6 +110,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 
 		{CmdGrantCreate, GrantArgs{Key: "alias/my-key", Grantee: "bob", Operations: []string{"Decrypt"}, Name: "once"}, nil, everyone},
 		{CmdGrantList, KeyArgs{"alias/my-key"}, []uint32{uidPower}, except(uidPower)},
+		{CmdGrantRetire, GrantRetireArgs{Key: "alias/my-key", Grant: retirable.ID}, nil, everyone},
 
 		{CmdPrincipalCreate, PrincipalCreateArgs{Name: "dave", UIDs: []uint32{7}}, nil, everyone},
 		{CmdPrincipalAttach, PrincipalPolicyArgs{"dave", PolicyArg{Name: "mine", Text: Document{true, policyText}}}, nil, everyone},

@@ -14,6 +14,7 @@ func keyInfo(m keystore.Metadata) KeyInfo {
 	k := KeyInfo{
 		KeyID: m.KeyID, ARN: m.ARN, Aliases: m.Aliases, State: string(m.State), Manager: string(m.Manager),
 		Description: m.Description, Created: timeOrNil(m.Created), DeletionDate: timeOrNil(m.DeletionDate), MaterialID: m.CurrentMaterialID,
+		Origin: m.Origin, Expires: timeOrNil(m.ValidTo),
 	}
 	if k.Aliases == nil {
 		k.Aliases = []string{}
@@ -72,6 +73,10 @@ func (c *call) done(arn string, err error) (any, error) {
 func (c *call) keyCreate(a KeyCreateArgs) (any, error) {
 	in := keystore.CreateKeyInput{
 		Description: a.Description, Admins: c.d.arns(a.Admins), Users: c.d.arns(a.Users), BypassLockout: a.Bypass,
+		Tags: tagsOf(a.Tags),
+	}
+	if a.External {
+		in.Origin = "EXTERNAL"
 	}
 	if a.Policy.Set {
 		in.Policy = []byte(a.Policy.Text)
@@ -314,12 +319,13 @@ func (c *call) grantCreate(a GrantArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, _, err := c.d.cfg.Keystore.CreateGrant(c.keys(), arn, in)
+	id, token, err := c.d.cfg.Keystore.CreateGrant(c.keys(), arn, in)
 	if err != nil {
 		return nil, err
 	}
 	return GrantInfo{
 		ID: id, Name: in.Name, Key: arn, Grantee: in.Grantee, Retiring: in.Retiring, Operations: in.Operations, Subset: in.Subset, Equals: in.Equals,
+		Token: token,
 	}, nil
 }
 
