@@ -17,7 +17,8 @@
 //
 // # Appending
 //
-// Append takes the event and leaves: a background goroutine builds the JSON, seals it and writes. Events are never dropped.
+// Append builds the event's JSON and leaves: a background goroutine seals it and writes. Nothing of the event is kept, and the buffers
+// are used again, so that a busy log is no work for the garbage collector. Events are never dropped.
 // When the bounded queue is full, Append waits; when the disk refuses, the writer keeps what it has and tries again, and so
 // the callers come to wait. With Settings.Strict, Append returns only when the event is durable, and otherwise fails, so
 // that a key need not leave without its event.

@@ -9,8 +9,8 @@ import (
 	"strconv"
 )
 
-// encoder writes an event's JSON as encoding/json would (without HTML escapes), without its reflection: the writer goroutine
-// encodes every event. What is rare goes through encoding/json.
+// encoder writes an event's JSON as encoding/json would (without HTML escapes), without its reflection: every use of a key waits
+// for it. What is rare goes through encoding/json.
 type encoder struct {
 	b   []byte
 	err error
