@@ -45,8 +45,7 @@ Example:
 				Name: "schedule-deletion", Usage: "delete a key after a waiting period", ArgsUsage: "KEY",
 				Description: `Until then the key refuses every use, and the deletion can be cancelled. Afterwards what is
 encrypted under it is lost for ever: look at "kmsfs key files KEY" first. If there are files under the key, their number
-is asked for on a terminal. Elsewhere it is told on stderr; a script that must not go on with any other number gives it with
---files: unless it is right nothing is done.
+is asked for on a terminal. Elsewhere it is told on stderr; with --files N nothing is done unless N is right.
 
 Examples:
    kmsfs key schedule-deletion alias/old --days 7
