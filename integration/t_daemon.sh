@@ -48,6 +48,20 @@ within 60 no_daemon
 refused "" is_mounted "$T/m"
 matches "no daemon" kmsfs stop
 
+story "a mount that is taken away while it is in use leaves its directory to the next"
+works kmsfs serve
+works kmsfs mount "$T/m"
+exec 8<"$T/m/box/at-once"
+works kmsfs umount --lazy "$T/m"
+refused "" is_mounted "$T/m"
+works kmsfs mount "$T/m"
+works test -e "$T/m/box/second"
+works cat /proc/self/fd/8
+exec 8<&-
+works kmsfs umount "$T/m"
+works kmsfs stop
+within 15 no_daemon
+
 story "serve and mount in the foreground"
 kmsfs serve --foreground >"$T/fg.out" 2>&1 &
 fg=$!

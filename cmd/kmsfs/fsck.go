@@ -252,7 +252,7 @@ func (k keeper) Collect(ctx context.Context) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = k.s.engine.Compact()
+	err = k.s.engine.Compact(ctx)
 	if errors.Is(err, kv.ErrNoSpace) {
 		k.s.log.Warn("the space of deleted rows is given back when there is more room", "err", err)
 	} else if err != nil {

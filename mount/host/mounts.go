@@ -35,6 +35,7 @@ type mounted struct {
 	server  Server
 	session *mount.Session
 	kernel  Kernel
+	row     string        // where the table has it: its directory, until it was detached from there; guarded by Daemon.mu
 	gone    chan struct{} // closed when the row is out of the table
 }
 
@@ -220,6 +221,7 @@ func (d *Daemon) settle(dir string, uid uint32, m *mounted) {
 		d.mu.Unlock()
 		return
 	}
+	m.row = dir
 	d.mounts[dir] = m
 	d.mu.Unlock()
 	go d.watch(dir, m)
@@ -231,6 +233,18 @@ func (d *Daemon) remove(dir string, uid uint32) {
 	if d.mountsOf[uid]--; d.mountsOf[uid] == 0 {
 		delete(d.mountsOf, uid)
 	}
+}
+
+// detached frees the directory of a mount that is not there any more, though who uses it may go on for long: something else can be mounted.
+func (d *Daemon) detached(m *mounted) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.mounts[m.row] != m || m.row != m.info.Dir {
+		return // gone already, or detached before
+	}
+	delete(d.mounts, m.row)
+	m.row = fmt.Sprintf("%s\x00%p", m.info.Dir, m) // no directory's name
+	d.mounts[m.row] = m
 }
 
 // endIfUnused ends a daemon that was started for its mounts when none is
@@ -250,7 +264,7 @@ func (d *Daemon) watch(dir string, m *mounted) {
 	}
 	d.log.Info("unmounted", "dir", dir)
 	d.mu.Lock()
-	d.remove(dir, m.info.By)
+	d.remove(m.row, m.info.By)
 	close(m.gone)
 	d.endIfUnused()
 	d.tidySoon()
@@ -368,7 +382,11 @@ func (c *call) umount(a UmountArgs) (any, error) {
 		return nil, fmt.Errorf("write %s out: %w", a.Dir, err)
 	}
 	if a.Lazy {
-		return nil, m.detach(c.ctx, Gently)
+		if err := m.detach(c.ctx, Gently); err != nil {
+			return nil, err
+		}
+		d.detached(m)
+		return nil, nil
 	}
 	if err := c.patiently(m); err != nil {
 		return nil, err

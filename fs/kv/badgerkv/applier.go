@@ -1,11 +1,16 @@
 package badgerkv
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/dgraph-io/badger/v4"
 
 	"github.com/kmsfs/kmsfs/fs/kv"
 )
@@ -91,7 +96,10 @@ func (s *Store) applier() {
 			if err == nil && !s.space.canMove() {
 				err = fmt.Errorf("badgerkv: too little space to move rows into badger: %w", kv.ErrNoSpace)
 			} else if err == nil {
-				if err = s.cycle(); err != nil {
+				if err = s.cycle(); err == nil {
+					err = s.rotate()
+				}
+				if err != nil {
 					err = s.fail(err)
 				}
 			}
@@ -120,22 +128,51 @@ func (s *Store) applier() {
 	}
 }
 
-// Compact gives back the space of rows that were deleted or replaced: all commits are moved into Badger, and its tables are merged into
-// one level, where it drops what no snapshot needs. Commits go on meanwhile, and wait if many come. What Badger still has in its
-// table in memory (Options.MemTable) it cannot drop from the tables below: that goes with a Compact after the next Open. It returns
-// kv.ErrNoSpace, and does nothing, where merging might need the reserve.
-func (s *Store) Compact() (err error) {
-	s.compacting.Lock()
-	defer s.compacting.Unlock()
+// Compact gives back the space of rows that were deleted or replaced: all commits are moved into Badger, which writes what it has in its
+// table in memory, and its tables are merged into one level, where it drops what no snapshot needs. Commits go on meanwhile, and wait if
+// many come. It returns kv.ErrNoSpace, and does nothing, where merging might need the reserve. When ctx ends it returns; tables that are
+// being merged are merged to the end, and Close waits for that.
+func (s *Store) Compact(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("badgerkv: %w", err)
+	}
+	select {
+	case s.compacting <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("badgerkv: %w", ctx.Err())
+	}
 	s.mu.RLock()
 	if s.closed {
 		s.mu.RUnlock()
+		<-s.compacting
 		return fmt.Errorf("badgerkv: %w", kv.ErrClosed)
 	}
 	s.users.Add(1)
 	s.mu.RUnlock()
-	defer s.users.Done()
 
+	done := make(chan error, 1)
+	go func() {
+		defer s.users.Done()
+		err := s.compact(ctx)
+		<-s.compacting
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("badgerkv: %w", ctx.Err())
+	}
+}
+
+func (s *Store) compact(ctx context.Context) (err error) {
+	free, _, err := s.space.free()
+	if err != nil {
+		return err
+	}
+	if free < s.opt.Reserve+s.space.compaction.Load()+2*s.opt.MemTable {
+		return fmt.Errorf("badgerkv: too little space to merge tables: %w", kv.ErrNoSpace)
+	}
 	moved := make(chan error, 1)
 	select {
 	case s.moves <- moved:
@@ -144,13 +181,11 @@ func (s *Store) Compact() (err error) {
 		}
 	case <-s.applierDone: // it ends early only when the store failed
 		return s.room.failure()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	free, _, err := s.space.free()
-	if err != nil {
+	if err := s.awaitTables(ctx); err != nil {
 		return err
-	}
-	if free < s.opt.Reserve+s.space.compaction.Load() {
-		return fmt.Errorf("badgerkv: too little space to merge tables: %w", kv.ErrNoSpace)
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer guard("merge tables", &err)
@@ -158,6 +193,86 @@ func (s *Store) Compact() (err error) {
 		return fmt.Errorf("badgerkv: merge tables: %w", err)
 	}
 	return nil
+}
+
+// memLogs are the logs of Badger's tables in memory, the oldest first: Badger removes each when its table is in a file.
+func (s *Store) memLogs() ([]string, error) {
+	return filepath.Glob(filepath.Join(s.badgerDir, "*.mem")) // names are numbers, in ascending order
+}
+
+// rotate makes Badger begin a new table in memory and write the one that it has into a file, for which it has no call: while deletions
+// are in memory only, no compaction drops the rows below them. A table is written when it is full, so it is filled up with values of one
+// row of which nobody knows, under the number of the newest commit; each takes the place of the one before, and the last is a deletion.
+func (s *Store) rotate() error {
+	s.mu.RLock()
+	base := s.gen.base
+	s.mu.RUnlock()
+	if base == s.rotated {
+		return nil // nothing came since the last time
+	}
+	write := func(fn func(*badger.WriteBatch) error) error {
+		batch := s.db.NewManagedWriteBatch()
+		defer batch.Cancel()
+		if err := fn(batch); err != nil {
+			return err
+		}
+		return batch.Flush()
+	}
+	before, err := s.memLogs()
+	if err != nil {
+		return err
+	}
+	newest := func() (string, error) {
+		logs, err := s.memLogs()
+		if err != nil || len(logs) == 0 {
+			return "", err
+		}
+		return logs[len(logs)-1], nil
+	}
+	for filled := int64(0); ; filled += kv.MaxValueSize {
+		if filled > 2*s.opt.MemTable {
+			return fmt.Errorf("badgerkv: badger keeps its table in memory (%d bytes, %d logs)", filled, len(before))
+		}
+		if err := write(func(b *badger.WriteBatch) error {
+			return b.SetEntryAt(badger.NewEntry(slices.Clone(fillerKey), make([]byte, kv.MaxValueSize)), base)
+		}); err != nil {
+			return fmt.Errorf("badgerkv: fill badger's table in memory: %w", err)
+		}
+		if now, err := newest(); err != nil {
+			return err
+		} else if len(before) == 0 || now > before[len(before)-1] {
+			break
+		}
+	}
+	if err := write(func(b *badger.WriteBatch) error { return b.DeleteAt(slices.Clone(fillerKey), base) }); err != nil {
+		return fmt.Errorf("badgerkv: fill badger's table in memory: %w", err)
+	}
+	s.rotated = base
+	return nil
+}
+
+// flushWait is how long a table in memory may take into its file. One that a long View reads keeps its log until that ends.
+const flushWait = 20 * time.Second
+
+// awaitTables waits until Badger has written its tables in memory, all but the new one; not for ever.
+func (s *Store) awaitTables(ctx context.Context) error {
+	ctx, stop := context.WithTimeout(ctx, flushWait)
+	defer stop()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if logs, err := s.memLogs(); err != nil || len(logs) <= 1 {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil // what can be merged is
+			}
+			return ctx.Err()
+		}
+	}
 }
 
 // cycle moves all commits of now into Badger and cuts the redo log back. It runs on one goroutine at a time.

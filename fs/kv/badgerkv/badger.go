@@ -54,6 +54,9 @@ func openBadger(dir string, inv inventory, opt Options) (db *badger.DB, err erro
 // written with every batch, so that Badger's newest version is always that of the newest commit it has.
 var metaKey = []byte{metaSpace, 'k', 'm', 's', 'f', 's'}
 
+// The row that Compact fills Badger's table in memory with. Nobody reads it.
+var fillerKey = []byte{metaSpace, 'f', 'i', 'l', 'l'}
+
 const metaFormat = 1
 
 func encodeMeta(id [16]byte) []byte {

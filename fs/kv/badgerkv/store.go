@@ -27,7 +27,8 @@ type Store struct {
 	room      room
 	syncPath  func(path string) error
 
-	inventories uint64            // that were taken; used by who moves rows, as is the next
+	inventories uint64            // that were taken; used by who moves rows, as are the next two
+	rotated     uint64            // the newest commit when Badger last began a new table in memory because we wanted it to
 	marks       map[uint64]uint32 // of tables, see takeInventory
 
 	commit sync.Mutex // held by the one commit at a time, and while the active overlay is changed for another
@@ -40,8 +41,8 @@ type Store struct {
 	users   sync.WaitGroup // running Views, Updates and Syncs; added to under mu
 
 	wake, quit, applierDone chan struct{}
-	moves                   chan chan error // asks the applier to move all commits of now
-	compacting              sync.Mutex      // one Compact at a time; held over everything
+	moves                   chan chan error // asks the applier to move all commits of now, and to have Badger write its table in memory
+	compacting              chan struct{}   // has one element while a Compact is under way
 	activeBytes             atomic.Int64    // of the active overlay
 
 	commits, conflicts, batches atomic.Uint64
@@ -69,6 +70,7 @@ func Open(dir string, opt Options) (*Store, error) {
 		quit:        make(chan struct{}),
 		applierDone: make(chan struct{}),
 		moves:       make(chan chan error),
+		compacting:  make(chan struct{}, 1),
 		syncPath:    syncPath,
 	}
 	s.space.reserve = opt.Reserve
