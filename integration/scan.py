@@ -1,10 +1,13 @@
 # scan.py MARKERS WHERE...: looks for secrets. MARKERS has one a line: a name, a tab, the text (hex, if the name ends in _raw). WHERE is a directory, every file of
 # which is read, or pid:N, of which all memory that it can write is read. Each secret is looked for as it is, in UTF-16, in hex of
-# both cases, and in base64 at each of its three alignments. Prints what it finds and where, and fails; prints what it read if nothing.
+# both cases, and in base64 at each of its three alignments. What begins like the first secret (COMMON bytes) is looked for only where that beginning is.
+# Prints what it finds and where, and fails; prints what it read if nothing.
 import base64, os, stat, sys
 
 PIECE, OVERLAP = 1 << 22, 1 << 10  # bytes looked at together
 ZEROS = bytes(4096)
+CLOBBERED = bytes.fromhex("efbeadde") * 1024  # what Go's collector overwrites with
+COMMON = 16
 
 def forms(name, text):
     raw = bytes.fromhex(text) if name.endswith("_raw") else text.encode()  # what is no text is given in hex
@@ -53,21 +56,29 @@ def memory(pid):
                 except OSError:
                     pass  # mapped and not readable
 
-wanted = {}  # by what is looked for
-for line in open(sys.argv[1]):
-    name, text = line.rstrip("\n").split("\t", 1)
+lines = [line.rstrip("\n").split("\t", 1) for line in open(sys.argv[1])]
+begins = [b for b in forms("", lines[0][1][:COMMON]).values() if len(b) >= 8]
+alike, others = {}, {}  # what is looked for: its name and form
+for name, text in lines:
     assert len(text) >= 12, "%s is too short to be distinctive" % name
-    wanted.update({b: (name, form) for form, b in reversed(forms(name, text).items()) if len(b) >= 12})
+    into = alike if text[:COMMON] == lines[0][1][:COMMON] and len(text) >= COMMON + 8 else others
+    into.update({b: (name, form) for form, b in reversed(forms(name, text).items()) if len(b) >= 12})
+for b in alike:
+    assert any(begin in b for begin in begins)
 found = read = 0
 for where in sys.argv[2:]:
     for place, data in memory(where[4:]) if where.startswith("pid:") else files(where):
         read += len(data)
-        data = data.replace(ZEROS, b"")
-        for b, (name, form) in wanted.items() if data else ():
+        data = data.replace(ZEROS, b"").replace(CLOBBERED, b"")
+        wanted = list(others.items()) if data else []
+        if any(begin in data for begin in begins):
+            wanted += alike.items()
+        for b, (name, form) in wanted:
             at = data.find(b)
             if at >= 0:
                 found += 1
                 around = data[max(0, at - 48):at + len(b) + 48]
                 print("%s, as %s, in %s: %r" % (name, form, place, around))
-print("%d markers in %d forms, %d bytes read, %d found" % (len({n for n, _ in wanted.values()}), len(wanted), read, found))
+every = {**alike, **others}
+print("%d markers in %d forms, %d bytes read, %d found" % (len({n for n, _ in every.values()}), len(every), read, found))
 sys.exit(found > 0 or read < 1 << 20)

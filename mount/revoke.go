@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kmsfs/kmsfs/fs"
 	"github.com/kmsfs/kmsfs/keystore"
@@ -83,7 +84,7 @@ func (s *Session) keepLooking() {
 		d := l.due
 		l.due, l.wanted = due{}, false
 		l.mu.Unlock()
-		s.revalidate(d)
+		Urgently(func() { s.revalidate(d) })
 	}
 }
 
@@ -94,12 +95,12 @@ func (s *Session) revalidate(d due) {
 	s.kept.prune(s)
 	lost := s.lookAll()
 	n := s.notifier.Load()
-	if n != nil {
-		for _, e := range lost {
-			(*n).InodeChanged(e.ino, 0, 0) // posted; nobody waits
-		}
+	var dropping sync.WaitGroup
+	defer dropping.Wait()
+	if n != nil && len(lost) > 0 {
+		dropping.Go(func() { dropLost(*n, lost) })
 	}
-	inParallel(lost, func(e lostFile) {
+	inParallel(lost, func(part func()) { part() }, func(e lostFile) {
 		if err := e.finish(); err != nil {
 			s.log.Error("what was written before the right was lost is not committed yet", "inode", e.ino, "err", err)
 		}
@@ -131,7 +132,7 @@ func (s *Session) lookAll() []lostFile {
 	s.mu.Unlock()
 	var mu sync.Mutex
 	var lost []lostFile
-	inParallel(open, func(h *Handle) {
+	inParallel(open, Urgently, func(h *Handle) {
 		if e := h.look(); e != nil {
 			mu.Lock()
 			lost = append(lost, lostFile{e, h.ino})
@@ -141,19 +142,37 @@ func (s *Session) lookAll() []lostFile {
 	return lost
 }
 
-// inParallel calls fn for everything in a list, on all cores, and returns when all are done.
-func inParallel[T any](list []T, fn func(T)) {
+// dropLost drops what a kernel has through handles that lost their right, at once, and then their attributes.
+func dropLost(n Notifier, lost []lostFile) {
+	inos := make(map[Ino]bool, len(lost))
+	for _, e := range lost {
+		inos[e.ino] = true
+	}
+	n.DropData(func(ino Ino, _ string) bool { return inos[ino] })
+	for ino := range inos {
+		n.InodeChanged(ino, 0, 0)
+	}
+}
+
+// inParallel calls fn for everything in a list, on all cores, and returns when all are done. how calls the goroutines' work.
+func inParallel[T any](list []T, how func(func()), fn func(T)) {
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	each := max(1, (len(list)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
 	for part := range slices.Chunk(list, each) {
 		wait.Go(func() {
-			for _, x := range part {
-				fn(x)
-			}
+			how(func() {
+				for _, x := range part {
+					fn(x)
+				}
+			})
 		})
 	}
 }
+
+// askAtMost is how many files are asked about one by one. To ask costs several times what it costs to drop a file and to read it again, and the
+// last one has to be dropped in time; so of those that are left then all under the key are dropped.
+var askAtMost int64 = 1 << 14
 
 // deadKeys says which cached content may not be decrypted any more; nil if all of it may. Nothing is decrypted for that, and no event
 // written. cached are the keys that there is content under.
@@ -176,10 +195,14 @@ func (s *Session) deadKeys(cached []string, d due) func(Ino, string) bool {
 	if len(verdicts) == 0 {
 		return nil
 	}
+	var asked atomic.Int64
 	return func(ino Ino, arn string) bool {
 		all, concerned := verdicts[arn]
 		if !concerned || all {
 			return all
+		}
+		if asked.Add(1) > askAtMost {
+			return true
 		}
 		sealing, err := s.vol.Sealing(ino)
 		if err != nil || sealing.Method != fs.SSEKMS {

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,30 +129,55 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	return serveCalls(c.Context, socket, ln, d, log, o.then, tell)
 }
 
-// clobber is the runtime's setting by which the garbage collector overwrites
-// what it frees: plaintext, and what the standard library makes of keys.
-const clobber = "clobberfree=1"
+// The runtime's settings of a daemon, for what is in plaintext in its memory:
+//
+//   - clobberfree: the garbage collector overwrites what it frees, plaintext
+//     and what the standard library makes of keys.
+//   - asyncpreemptoff: goroutines are not interrupted by signals. The kernel
+//     leaves the vector registers in the frame of a signal, 512 bytes and more of
+//     whatever was being copied, enciphered or used as a round key just then,
+//     in a place that nothing overwrites before the thread's next signal. The
+//     price is that a loop without a call in it delays the collector.
+var lessInMemory = []string{"clobberfree=1", "asyncpreemptoff=1"}
 
 // overwriteFreed starts this program anew in this very process if it runs
-// without that setting, which is read at a program's start and never again.
+// without those settings, which are read at a program's start and never again.
 func overwriteFreed(c *cli.Context) error {
-	if c.App.Metadata[isProgram] == nil || strings.Contains(os.Getenv("GODEBUG"), clobber) {
+	if c.App.Metadata[isProgram] == nil || isSet(os.Getenv("GODEBUG")) {
 		return nil
 	}
 	exe, err := os.Executable()
 	if err != nil {
 		exe = "/proc/self/exe"
 	}
-	return fmt.Errorf("start anew: %w", syscall.Exec(exe, os.Args, clobbering()))
+	return fmt.Errorf("start anew: %w", syscall.Exec(exe, os.Args, withSettings()))
 }
 
-// clobbering is this process's environment with the setting.
-func clobbering() []string {
-	set := clobber
-	if old := os.Getenv("GODEBUG"); old != "" {
-		set = old + "," + clobber
+// isSet reports whether a value of GODEBUG says all of lessInMemory last.
+func isSet(godebug string) bool {
+	last := map[string]string{}
+	for s := range strings.SplitSeq(godebug, ",") {
+		name, _, _ := strings.Cut(s, "=")
+		last[name] = s
 	}
-	return append(os.Environ(), "GODEBUG="+set) // the last one counts
+	for _, want := range lessInMemory {
+		name, _, _ := strings.Cut(want, "=")
+		if last[name] != want {
+			return false
+		}
+	}
+	return true
+}
+
+// withSettings is an environment like this process's, with the settings.
+func withSettings() []string {
+	const name = "GODEBUG="
+	set := strings.Join(lessInMemory, ",")
+	if old := os.Getenv("GODEBUG"); old != "" {
+		set = old + "," + set // of these the last one counts, of two variables the first
+	}
+	others := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, name) })
+	return append(others, name+set)
 }
 
 // confine gives up what serving does not take. From here on nothing outside
@@ -294,7 +320,7 @@ func spawn(c *cli.Context, dir string, persistent bool) error {
 	}
 	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // it outlives this process
 	cmd.Args[0] = "kmsfs"
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", clobbering(), log, log
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", withSettings(), log, log
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()

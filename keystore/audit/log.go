@@ -90,6 +90,7 @@ const largeLine = 8 << 10
 
 // release gives the entry's buffer back.
 func (en *entry) release() {
+	clear(*en.line) // nothing of a long event stays behind a short one
 	if cap(*en.line) <= largeLine {
 		lines.Put(en.line)
 	}

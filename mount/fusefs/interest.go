@@ -356,6 +356,26 @@ func (t *interest) eachInode(fn func(mount.Ino, inodeRecord)) {
 	}
 }
 
+// eachCached calls fn for all inodes of which the kernel may have content, outside of all locks, with the content's key.
+func (t *interest) eachCached(fn func(mount.Ino, *string)) {
+	var inos []mount.Ino
+	var keys []*string
+	for i := range t.shards {
+		s := &t.shards[i]
+		inos, keys = inos[:0], keys[:0]
+		s.mu.Lock()
+		for ino, r := range s.inodes {
+			if r.lo < r.hi {
+				inos, keys = append(inos, ino), append(keys, r.key)
+			}
+		}
+		s.mu.Unlock()
+		for j, ino := range inos {
+			fn(ino, keys[j])
+		}
+	}
+}
+
 // eachEntry calls fn for all entries on record.
 func (t *interest) eachEntry(fn func(entryKey)) {
 	for i := range t.shards {

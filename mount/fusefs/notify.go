@@ -415,7 +415,12 @@ func (d *device) write(msg ...[]byte) syscall.Errno {
 		return syscall.EBADF
 	}
 	for {
-		_, err := unix.Writev(d.fd, msg)
+		var err error
+		if len(msg) == 1 {
+			_, err = unix.Write(d.fd, msg[0])
+		} else {
+			_, err = unix.Writev(d.fd, msg)
+		}
 		var errno syscall.Errno
 		if err == nil || errors.As(err, &errno) && errno != syscall.EINTR {
 			return errno

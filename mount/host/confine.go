@@ -48,8 +48,9 @@ var ErrNotConfined = errors.New("cannot confine the daemon")
 // process's user.
 func Confine(dir string) (Confinement, error) {
 	var c Confinement
-	if os.Geteuid() == 0 { // keys are locked in memory, which root may do without limit and others by this one
-		_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	if os.Geteuid() == 0 { // what root may do without limit and others by these
+		_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}) // keys
+		_ = unix.Setrlimit(unix.RLIMIT_NICE, &unix.Rlimit{Cur: 40, Max: 40})                                    // revocation
 	}
 	if err := dropCapabilities(nil); err != nil {
 		return c, fmt.Errorf("%w: capabilities: %w", ErrNotConfined, err)
