@@ -10,7 +10,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 SCRIPTS := .ci/run .ci/tools packaging/kmsfs.bash packaging/mount.kmsfs $(wildcard integration/*.sh integration/format1/*.sh integration/bench/*.sh integration/suites/*.sh)
 
-.PHONY: help build test unit race fips fuzz fuzz-short integration demo demo-down bench bench-growth soak suites lint lint-go lint-shell tidy-check fmt clean tools
+.PHONY: help build test unit race fips fuzz integration demo demo-down bench bench-growth soak suites lint lint-go lint-shell tidy-check fmt clean tools
 
 help: ## this list
 	@echo 'kmsfs: directories with the encryption model of Amazon S3 and KMS'
@@ -22,7 +22,7 @@ help: ## this list
 build: ## the program, as bin/kmsfs
 	$(GO) build -trimpath -o $(BIN) ./cmd/kmsfs
 
-test: tools lint race fips fuzz-short integration ## everything: checks, unit tests with the race detector, short fuzzing, real mounts
+test: tools lint race fips fuzz integration ## everything: checks, unit tests with the race detector, ten seconds of fuzzing a target, real mounts
 
 demo: tools build ## a store, two principals, buckets and keys under ./demo, mounted and ready to try
 	@integration/demo.sh up $(DEMO)
@@ -42,9 +42,6 @@ fips: ## the program, and what has keys, with Go's FIPS 140-3 module
 
 fuzz: ## every fuzz target for FUZZTIME (10s)
 	@integration/fuzz.sh $(FUZZTIME)
-
-fuzz-short:
-	@integration/fuzz.sh 3s
 
 integration: build ## shell tests against real mounts; ONLY="t_sse t_tree" picks some
 	@integration/run.sh $(ONLY)
