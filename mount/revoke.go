@@ -172,7 +172,7 @@ func inParallel[T any](list []T, how func(func()), fn func(T)) {
 
 // askAtMost is how many files are asked about one by one. To ask costs several times what it costs to drop a file and to read it again, and the
 // last one has to be dropped in time; so of those that are left then all under the key are dropped.
-var askAtMost int64 = 1 << 14
+var askAtMost int64 = 1 << 12
 
 // deadKeys says which cached content may not be decrypted any more; nil if all of it may. Nothing is decrypted for that, and no event
 // written. cached are the keys that there is content under.
