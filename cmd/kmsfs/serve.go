@@ -129,7 +129,7 @@ func printStatus(w io.Writer, s host.Status) {
 			row("kms:", "http://"+s.KMS)
 		}
 		if s.Space != nil {
-			row("space:", fmt.Sprintf("%d of %d MiB free, %d files", s.Space.Free>>20, s.Space.Total>>20, s.Space.Files))
+			row("space:", fmt.Sprintf("%d of %d MiB free, %d inode numbers handed out", s.Space.Free>>20, s.Space.Total>>20, s.Space.Inodes))
 			if h := s.Space.Held; h != nil {
 				row("held:", fmt.Sprintf("%.1f MiB live, %.1f MiB dead, %.1f MiB metadata", mib(h.Live), mib(h.Dead), mib(h.Metadata)))
 			}

@@ -129,10 +129,10 @@ type Status struct {
 
 // Space is how full the store is, in bytes.
 type Space struct {
-	Total uint64 `json:"total"`
-	Free  uint64 `json:"free"`
-	Files uint64 `json:"files"`
-	Held  *Held  `json:"held,omitempty"` // for root and the store's owner
+	Total  uint64 `json:"total"`
+	Free   uint64 `json:"free"`
+	Inodes uint64 `json:"inodesGiven"`    // inode numbers that were handed out, in blocks; none is given twice
+	Held   *Held  `json:"held,omitempty"` // for root and the store's owner
 }
 
 // Held is what the store's own files hold, in bytes on disk.

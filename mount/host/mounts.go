@@ -62,7 +62,7 @@ func (c *call) status() (any, error) {
 		}
 	}
 	if sp, err := d.cfg.Volume.StatFS(); err == nil {
-		s.Space = &Space{Total: sp.Blocks * uint64(sp.BlockSize), Free: sp.BlocksAvail * uint64(sp.BlockSize), Files: sp.Files - sp.FilesFree}
+		s.Space = &Space{Total: sp.Blocks * uint64(sp.BlockSize), Free: sp.BlocksAvail * uint64(sp.BlockSize), Inodes: sp.Files - sp.FilesFree}
 		if d.trusted(c.peer.UID) {
 			if h, err := d.cfg.Keeper.Held(c.ctx); err != nil {
 				d.log.Error("what the store holds was not measured", "err", err)
