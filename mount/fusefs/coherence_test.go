@@ -219,7 +219,7 @@ func (p *pair) locked(name string, side int) {
 		see(unix.F_UNLCK)
 	}
 	p.ok(f[side].Close())
-	if err := unix.FcntlFlock(f[1-side].Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK, Start: from, Len: 10}); err != nil {
+	if err := rangeLock(f[1-side], unix.F_OFD_SETLKW, unix.F_WRLCK, from, 10); err != nil {
 		p.t.Errorf("step %d: lock after the other's close: %v", p.step, err)
 	}
 	p.ok(f[1-side].Close())

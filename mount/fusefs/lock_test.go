@@ -34,8 +34,14 @@ func openRW(t *testing.T, path string) *os.File {
 	return f
 }
 
+// rangeLock waits on if a signal, which the runtime may send to its own threads, interrupts it.
 func rangeLock(f *os.File, cmd int, typ int16, start, length int64) error {
-	return unix.FcntlFlock(f.Fd(), cmd, &unix.Flock_t{Type: typ, Start: start, Len: length})
+	for {
+		err := unix.FcntlFlock(f.Fd(), cmd, &unix.Flock_t{Type: typ, Start: start, Len: length})
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 func locksChild(t *testing.T, dirs []string) {
