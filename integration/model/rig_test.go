@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -120,7 +121,8 @@ func (r *rig) kmsfs(args ...string) {
 
 func (r *rig) store() string { return filepath.Join(r.dir, "store") }
 
-// start starts the daemon and waits until it serves.
+// start starts the daemon and waits until it is the one that serves: the socket of a daemon that was killed is still there, and a command
+// that found nobody behind it would start a daemon of its own.
 func (r *rig) start() {
 	r.t.Helper()
 	r.daemon = exec.Command(r.bin, "--store", r.store(), "serve", "--foreground")
@@ -128,15 +130,25 @@ func (r *rig) start() {
 	r.must(r.daemon.Start())
 	r.ended = make(chan error, 1)
 	go func(cmd *exec.Cmd, ended chan error) { ended <- cmd.Wait() }(r.daemon, r.ended)
+	var out string
 	var err error
 	for began := time.Now(); time.Since(began) < deadline; {
-		if _, err = r.try(r.bin, "--store", r.store(), "--json", "status"); err == nil {
-			if _, serr := os.Stat(filepath.Join(r.store(), "control.sock")); serr == nil {
+		select {
+		case err := <-r.ended:
+			r.daemon = nil
+			r.t.Fatalf("the daemon ended at its start: %v", err)
+		default:
+		}
+		if out, err = r.try(r.bin, "--store", r.store(), "--json", "status"); err == nil {
+			var status struct {
+				PID int `json:"pid"`
+			}
+			if err = json.Unmarshal([]byte(out), &status); err == nil && status.PID == r.daemon.Process.Pid {
 				return
 			}
 		}
 	}
-	r.t.Fatalf("the daemon does not serve: %v", err)
+	r.t.Fatalf("the daemon does not serve: %v\n%s", err, out)
 }
 
 // stop ends the daemon: politely, or by a crash.
