@@ -58,7 +58,6 @@ soak: build ## hours: kills under load and the model test for MINUTES (10) each,
 		$(GO) test -count=1 -timeout 0 ./integration/crash
 	KMSFS_SOAK=1 $(GO) test -count=1 -timeout 0 ./mount/fusefs
 	KMSFS_TAMPER_CASES=-1 $(GO) test -count=1 -timeout 0 -run TestTamperedStore ./cmd/kmsfs
-	KMSFS_SOAK=1 integration/run.sh t_at_rest
 	@integration/suites.sh
 	@integration/bench/growth.sh
 	@integration/fuzz.sh $${SOAKFUZZ:-30m}
