@@ -374,8 +374,29 @@ func newBlob(b []byte) *blob {
 	return f
 }
 
+// readImage reads all files of a store. If it is open, compaction may go on while its files are read one after the other; what is read
+// twice alike is what they all were in between.
 func readImage(t *testing.T, dir string) image {
 	t.Helper()
+	var last image
+	for range 1000 {
+		im, err := readFiles(dir)
+		if errors.Is(err, iofs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if maps.EqualFunc(im, last, func(a, b *blob) bool { return bytes.Equal(a.b, b.b) }) {
+			return im
+		}
+		last = im
+	}
+	t.Fatal("the store's files do not come to rest")
+	return nil
+}
+
+func readFiles(dir string) (image, error) {
 	im := image{}
 	err := filepath.WalkDir(dir, func(p string, d iofs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -391,10 +412,7 @@ func readImage(t *testing.T, dir string) image {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return im
+	return im, err
 }
 
 func (f *blob) write(name string) error {
