@@ -261,7 +261,8 @@ func TestStaleKeysAndTruncatingOpen(t *testing.T) {
 	}
 }
 
-// TestOldWritesAreFlushed: written bytes wait for who closes or syncs the file, but not for ever.
+// TestOldWritesAreFlushed: written bytes wait for who closes or syncs the file, but not for ever. Its sleeps move the clock of synctest's
+// bubble and take no time.
 func TestOldWritesAreFlushed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -3,6 +3,7 @@ package host
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kmsfs/kmsfs/keystore"
@@ -168,12 +169,7 @@ func tagsOf(m map[string]string) []keystore.Tag {
 	for k, v := range m {
 		tags = append(tags, keystore.Tag{Key: k, Value: v})
 	}
-	slices.SortFunc(tags, func(a, b keystore.Tag) int {
-		if a.Key < b.Key {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(tags, func(a, b keystore.Tag) int { return strings.Compare(a.Key, b.Key) })
 	return tags
 }
 
