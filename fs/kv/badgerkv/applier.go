@@ -173,19 +173,16 @@ func (s *Store) compact(ctx context.Context) (err error) {
 	if free < s.opt.Reserve+s.space.compaction.Load()+2*s.opt.MemTable {
 		return fmt.Errorf("badgerkv: too little space to merge tables: %w", kv.ErrNoSpace)
 	}
-	moved := make(chan error, 1)
-	select {
-	case s.moves <- moved:
-		if err := <-moved; err != nil {
+	for written := true; written; {
+		if err := s.moveAll(ctx); err != nil {
 			return err
 		}
-	case <-s.applierDone: // it ends early only when the store failed
-		return s.room.failure()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if err := s.awaitTables(ctx); err != nil {
-		return err
+		if written, err = s.awaitTables(ctx); err != nil {
+			return err
+		}
+		if !s.onLevelZero() {
+			break
+		}
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer guard("merge tables", &err)
@@ -193,6 +190,33 @@ func (s *Store) compact(ctx context.Context) (err error) {
 		return fmt.Errorf("badgerkv: merge tables: %w", err)
 	}
 	return nil
+}
+
+// moveAll has the applier move all commits into Badger, and into a table in a file.
+func (s *Store) moveAll(ctx context.Context) error {
+	moved := make(chan error, 1)
+	select {
+	case s.moves <- moved:
+		return <-moved
+	case <-s.applierDone: // it ends early only when the store failed
+		return s.room.failure()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// onLevelZero reports whether all tables are on level 0, and so few that Badger's Flatten takes them for merged, which they are not: one
+// table more each time brings them over its limit.
+func (s *Store) onLevelZero() bool {
+	tables, below := 0, 0
+	for _, l := range s.db.Levels() {
+		if l.Level == 0 {
+			tables = l.NumTables
+		} else {
+			below += l.NumTables
+		}
+	}
+	return below == 0 && tables > 0 && tables <= levelZeroTables
 }
 
 // memLogs are the logs of Badger's tables in memory, the oldest first: Badger removes each when its table is in a file.
@@ -207,7 +231,7 @@ func (s *Store) rotate() error {
 	s.mu.RLock()
 	base := s.gen.base
 	s.mu.RUnlock()
-	if base == s.rotated {
+	if base == s.rotated && !s.onLevelZero() {
 		return nil // nothing came since the last time
 	}
 	write := func(fn func(*badger.WriteBatch) error) error {
@@ -254,23 +278,23 @@ func (s *Store) rotate() error {
 // flushWait is how long a table in memory may take into its file. One that a long View reads keeps its log until that ends.
 const flushWait = 20 * time.Second
 
-// awaitTables waits until Badger has written its tables in memory, all but the new one; not for ever.
-func (s *Store) awaitTables(ctx context.Context) error {
+// awaitTables waits until Badger has written its tables in memory, all but the new one; not for ever. It reports whether they are.
+func (s *Store) awaitTables(ctx context.Context) (written bool, err error) {
 	ctx, stop := context.WithTimeout(ctx, flushWait)
 	defer stop()
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		if logs, err := s.memLogs(); err != nil || len(logs) <= 1 {
-			return err
+			return err == nil, err
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return nil // what can be merged is
+				return false, nil // what can be merged is
 			}
-			return ctx.Err()
+			return false, ctx.Err()
 		}
 	}
 }

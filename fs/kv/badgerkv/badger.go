@@ -34,7 +34,7 @@ func openBadger(dir string, inv inventory, opt Options) (db *badger.DB, err erro
 		WithMemTableSize(opt.MemTable).
 		WithNumMemtables(2).
 		WithBaseTableSize(opt.MemTable / 2). // larger means fewer files, each with a descriptor and a mapping; smaller, smaller compactions
-		WithNumLevelZeroTables(4).
+		WithNumLevelZeroTables(levelZeroTables).
 		WithNumLevelZeroTablesStall(12).
 		WithNumCompactors(2).
 		WithCompression(options.None). // values are ciphertext
@@ -58,6 +58,9 @@ var metaKey = []byte{metaSpace, 'k', 'm', 's', 'f', 's'}
 var fillerKey = []byte{metaSpace, 'f', 'i', 'l', 'l'}
 
 const metaFormat = 1
+
+// levelZeroTables is how many tables may lie on level 0 before Badger merges them by itself.
+const levelZeroTables = 4
 
 func encodeMeta(id [16]byte) []byte {
 	return append(binary.LittleEndian.AppendUint32(nil, metaFormat), id[:]...)

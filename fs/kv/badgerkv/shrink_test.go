@@ -140,6 +140,42 @@ func TestShrinks(t *testing.T) {
 	}
 }
 
+// TestShrinksWithFewTables: so does what never left Badger's level 0, on which it merges nothing by itself while there are few tables.
+func TestShrinksWithFewTables(t *testing.T) {
+	dir := t.TempDir()
+	s := openTest(t, dir, tiny())
+	const rows, atOnce = 8000, 100 // of 1000 bytes: two tables in memory, of four MiB each
+	value := make([]byte, 1000)
+	for _, fn := range []func(kv.Txn, []byte){
+		func(tx kv.Txn, key []byte) { tx.Set(key, value) },
+		func(tx kv.Txn, key []byte) { tx.Delete(key) },
+	} {
+		for i := 0; i < rows; i += atOnce {
+			if err := s.Update(func(tx kv.Txn) error {
+				for k := i; k < i+atOnce; k++ {
+					fn(tx, fmt.Appendf(nil, "row%09d", k))
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	set(t, s, "kept", "value")
+	if err := s.Compact(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := onDisk(t, dir); after[".sst"] > 1<<20 {
+		t.Errorf("%d bytes are still in tables", after[".sst"])
+	}
+	if v, err := get(s, "kept"); err != nil || string(v) != "value" {
+		t.Fatal(v, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestCompactEnds: a Compact ends with its context, also while it waits for another.
 func TestCompactEnds(t *testing.T) {
 	s := openTest(t, t.TempDir(), tiny())
