@@ -71,7 +71,7 @@ type Hub struct {
 	// and Handle.Show.
 	growing [64]sync.RWMutex
 	locks   lockTable
-	waiting atomic.Int32 // operations that wait until other kernels have heard
+	waiting atomic.Int32 // operations that wait until other kernels have heard of entries
 
 	wake   chan struct{}
 	closed chan struct{}
@@ -331,6 +331,7 @@ type telling struct {
 	hub   *Hub
 	from  *Session
 	waits []func()
+	names bool // some of them are about entries
 }
 
 // tell begins; from may be nil, for a change that no session made.
@@ -362,7 +363,10 @@ func (t *telling) attrs(inos ...Ino) {
 func (t *telling) entry(parent Ino, name string) {
 	for _, s := range *t.hub.sessions.Load() {
 		if o := s.notifier.Load(); o != nil && s != t.from {
-			t.wait((*o).EntryChanged(parent, name))
+			if w := (*o).EntryChanged(parent, name); w != nil {
+				t.names = true
+				t.wait(w)
+			}
 		}
 	}
 }
@@ -372,8 +376,10 @@ func (t *telling) done() {
 	if len(t.waits) == 0 {
 		return
 	}
-	t.hub.waiting.Add(1)
-	defer t.hub.waiting.Add(-1)
+	if t.names {
+		t.hub.waiting.Add(1)
+		defer t.hub.waiting.Add(-1)
+	}
 	for _, w := range t.waits {
 		w()
 	}

@@ -131,7 +131,7 @@ func (s *Session) Log() *slog.Logger { return s.log }
 // SetNotifier registers who tells the kernel behind this session of changes.
 func (s *Session) SetNotifier(n Notifier) { s.notifier.Store(&n) }
 
-// Waiting says how many operations of all sessions wait at this moment for a Notifier's wait functions.
+// Waiting says how many operations of all sessions wait at this moment for a Notifier's wait functions about entries.
 func (s *Session) Waiting() int { return int(s.hub.waiting.Load()) }
 
 // Acquire counts that the kernel was told of an inode n times; Forget takes that back.

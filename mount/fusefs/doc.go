@@ -20,8 +20,8 @@
 // An operation's reply waits until the other kernels have been told. A kernel can be told about pages only when it holds no lock on
 // them, and it holds one while it waits for the reply to a WRITE; and about an entry only while no directory operation is under way
 // there. So nobody waits for a mount that has such a request in flight on the same object: the two calls are concurrent, and either
-// order is legal. What a kernel has locked without telling us ends the wait after a moment, if others wait too; the notification is
-// sent all the same. Notifications run in goroutines of their own, since each may block in the kernel; except
+// order is legal. Where a kernel may have locked something without telling us, a wait that could be part of a ring ends after a moment
+// (notifier.wait); the notification is sent all the same. Notifications run in goroutines of their own, since each may block in the kernel; except
 // where that cannot end in a ring (notifier.now).
 //
 // # What it is not

@@ -107,6 +107,9 @@ func past(h *mount.Handle) bool { return h.Direct() || !h.Flags().Read }
 func (m *rawFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	ino := mount.Ino(in.NodeId)
 	m.opens.enter(ino)
+	if in.Flags&syscall.O_TRUNC != 0 {
+		defer m.notes.sets(ino)()
+	}
 	h, err := m.sess.Open(caller(&in.InHeader), ino, openFlags(in.Flags, in.Mode))
 	if err != nil {
 		m.opens.leave(ino)

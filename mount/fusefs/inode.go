@@ -215,6 +215,9 @@ func (m *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	if ch.GID != nil && c.UID != 0 {
 		c.Groups = groupsOf(c.PID)
 	}
+	if ch.Size != nil {
+		defer m.notes.sets(mount.Ino(in.NodeId))()
+	}
 	m.interest.attrs(mount.Ino(in.NodeId))
 	a, err := m.sess.SetAttr(c, mount.Ino(in.NodeId), h, ch)
 	if err != nil {

@@ -21,6 +21,8 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"beside":    besideChild,
 		"appends":   appendsChild,
 		"dirs":      dirsChild,
+		"told":      toldChild,
+		"sizes":     sizesChild,
 		"teller":    tellerChild,
 		"many":      manyChild,
 		"cross":     crossChild,

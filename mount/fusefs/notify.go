@@ -19,7 +19,7 @@ const (
 	settle     = int64(time.Millisecond) / 2  // after this, an answer that a handler has given is in the kernel, as a rule
 	straggle   = 50 * int64(time.Millisecond) // and after this, always
 	maxRounds  = 20                           // of one notification
-	patience   = 10 * time.Millisecond        // how long one waits for another mount's kernel while others wait too
+	patience   = 50 * time.Millisecond        // how long one waits for another mount's kernel that may be waiting for us
 	maxWait    = 5 * time.Second              // nobody waits longer than this
 	maxWorkers = 256                          // notifications of one mount that may block in its kernel at once
 )
@@ -30,7 +30,7 @@ type notifier struct {
 	interest *interest
 	log      *slog.Logger
 	expire   bool        // the kernel knows FUSE_EXPIRE_ONLY
-	crowded  func() bool // more than one operation waits, on whatever mount
+	crowded  func() bool // more than one operation waits for entries, on whatever mount
 
 	// mu guards what follows.
 	mu       sync.Mutex
@@ -40,6 +40,7 @@ type notifier struct {
 	workers  int
 	waiting  int               // workers without work
 	writing  map[mount.Ino]int // WRITEs in flight, by inode
+	sizing   map[mount.Ino]int // requests that set a size, likewise
 	changing map[mount.Ino]int // directory operations in flight, by directory
 	drops    map[mount.Ino][]chan struct{}
 	closed   bool
@@ -70,7 +71,7 @@ func (r *round) release() {
 func newNotifier(fd *device, t *interest, crowded func() bool, log *slog.Logger) *notifier {
 	n := &notifier{
 		fd: fd, interest: t, log: log, crowded: crowded,
-		jobs: map[mount.Ino][]*job{}, writing: map[mount.Ino]int{}, changing: map[mount.Ino]int{},
+		jobs: map[mount.Ino][]*job{}, writing: map[mount.Ino]int{}, sizing: map[mount.Ino]int{}, changing: map[mount.Ino]int{},
 		drops: map[mount.Ino][]chan struct{}{},
 	}
 	n.idle.L = &n.mu
@@ -199,9 +200,19 @@ func (n *notifier) inFlight(k entryKey) bool {
 	return n.changing[k.parent] > 0
 }
 
-// wait waits for a round. What is in flight on the same object has been excluded, but a kernel may hold a directory's lock on behalf of
-// an operation that has not been sent yet: a rename that has one directory and waits for the other, which is locked by an operation
-// whose answer waits for us. Such a ring takes two that wait, so nobody waits for long while others do.
+// wait waits for a round. What is in flight on the same object has been excluded.
+//
+// For an inode that is nearly all: a kernel locks its pages, or has them under writeback, for READs, which wait for no kernel, and for
+// WRITEs. So the wait ends when the kernel gets round to it, however busy the machine is, and it must not be cut short: a kernel that is
+// told later than the caller shows the caller's next read what was, or, if it is told while that read is out, ignores the size that
+// the answer shows and pads it with zeros. But while a size is being set, a kernel keeps writeback back: two mapped files that are
+// truncated on either side can make a ring.
+//
+// For an entry, a kernel may hold a directory's lock on behalf of an operation that has not been sent yet, a rename that has one
+// directory and waits for the other, which is locked by an operation whose answer waits for us. Such a ring takes two that wait for
+// entries, and an operation in another directory of this kernel.
+//
+// Where there can be a ring, nobody waits for long.
 func (n *notifier) wait(k entryKey, r *round) {
 	select {
 	case <-r.done:
@@ -216,13 +227,37 @@ func (n *notifier) wait(k entryKey, r *round) {
 			return
 		case <-t.C:
 		}
-		if n.crowded() {
-			n.log.Debug("not waited for a notification: others wait too", "inode", k.parent)
+		if n.mayRing(k) {
+			n.log.Debug("not waited for a notification: it may be waiting for us", "inode", k.parent)
 			return
 		}
 		if waited >= maxWait {
 			n.log.Warn("a kernel is slow to take a notification", "inode", k.parent)
 			return
+		}
+	}
+}
+
+// mayRing reports whether this kernel may be unable to take a notification until its sender's answer is given.
+func (n *notifier) mayRing(k entryKey) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if k.name == "" {
+		return n.sizing[k.parent] > 0
+	}
+	return len(n.changing) > 0 && n.crowded()
+}
+
+// sets announces a request that sets an inode's size and returns what ends it.
+func (n *notifier) sets(ino mount.Ino) func() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sizing[ino]++
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.sizing[ino]--; n.sizing[ino] == 0 {
+			delete(n.sizing, ino)
 		}
 	}
 }
