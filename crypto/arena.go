@@ -2,15 +2,18 @@ package crypto
 
 import (
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// The bytes of data keys lie outside Go's heap, in pages of their own: locked, so that they are not written to swap; left out of core
-// dumps; not handed to a forked child; and overwritten the moment a key is wiped, because no garbage collector has moved or copied them.
+// The bytes of data keys, and the key schedules of ciphers (expanded.go), lie outside Go's heap, in pages of their own: locked, so that
+// they are not written to swap; left out of core dumps; not handed to a forked child; and overwritten the moment a key is wiped, because
+// no garbage collector has moved or copied them.
 //
-// How much may be locked is limited for ordinary users (RLIMIT_MEMLOCK; 8 MiB as a rule, which is a quarter of a million keys). Beyond
-// that pages are taken unlocked, which LockedMemory tells, and beyond arenaMax, or without mmap, keys lie on the heap.
+// How much may be locked is limited for ordinary users (RLIMIT_MEMLOCK; 8 MiB as a rule, which is a quarter of a million keys, or ten
+// thousand schedules). Beyond that pages are taken unlocked, and beyond arenaMax, or without mmap, keys lie on the heap: LockedMemory
+// tells both.
 //
 // A key that nobody wipes keeps its place for ever: the process has only LiveKeys to notice it by.
 
@@ -19,25 +22,30 @@ const (
 	arenaMax   = 64 << 20 // bytes
 )
 
-// arena hands out places for keys. There is one for the process, as there is one heap.
-type arena struct {
+// arena hands out places of one size, that of the array T. There is one of each size for the process, as there is one heap.
+type arena[T any] struct {
 	mu       sync.Mutex
 	limit    int // bytes to map at most
-	free     []*[KeySize]byte
+	free     []*T
 	mapped   int // bytes
 	unlocked int // bytes of those that are not locked
-	live     int // keys, also those on the heap
+	outside  int // places that were given out on the heap
+	live     int // places in use, also those on the heap
 }
 
-var keys = arena{limit: arenaMax}
+var (
+	keys      = arena[[KeySize]byte]{limit: arenaMax}
+	schedules = arena[[scheduleSize]byte]{limit: arenaMax}
+)
 
 // take returns a place full of zeros; inside says whether it must be given back.
-func (a *arena) take() (place *[KeySize]byte, inside bool) {
+func (a *arena[T]) take() (place *T, inside bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.live++
 	if len(a.free) == 0 && !a.grow() {
-		return new([KeySize]byte), false
+		a.outside++
+		return new(T), false
 	}
 	place = a.free[len(a.free)-1]
 	a.free = a.free[:len(a.free)-1]
@@ -45,7 +53,7 @@ func (a *arena) take() (place *[KeySize]byte, inside bool) {
 }
 
 // give takes a place back, which is full of zeros again.
-func (a *arena) give(place *[KeySize]byte, inside bool) {
+func (a *arena[T]) give(place *T, inside bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.live--
@@ -55,7 +63,7 @@ func (a *arena) give(place *[KeySize]byte, inside bool) {
 }
 
 // grow maps one more chunk; mu is held.
-func (a *arena) grow() bool {
+func (a *arena[T]) grow() bool {
 	if a.mapped+arenaChunk > a.limit {
 		return false
 	}
@@ -69,22 +77,28 @@ func (a *arena) grow() bool {
 		a.unlocked += arenaChunk
 	}
 	a.mapped += arenaChunk
-	for i := 0; i < arenaChunk; i += KeySize {
-		a.free = append(a.free, (*[KeySize]byte)(b[i:]))
+	size := int(unsafe.Sizeof(*new(T)))
+	for ; len(b) >= size; b = b[size:] {
+		a.free = append(a.free, (*T)(unsafe.Pointer(unsafe.SliceData(b))))
 	}
 	return true
 }
 
-// LockedMemory tells whether all keys so far lay in memory that is not swapped out.
-func LockedMemory() bool {
-	keys.mu.Lock()
-	defer keys.mu.Unlock()
-	return keys.unlocked == 0 && keys.mapped > 0 && keys.mapped < keys.limit
+// locked tells whether all places so far lay in locked pages.
+func (a *arena[T]) locked() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.unlocked == 0 && a.outside == 0
 }
 
-// LiveKeys counts the keys that were made and not wiped yet.
-func LiveKeys() int {
-	keys.mu.Lock()
-	defer keys.mu.Unlock()
-	return keys.live
+func (a *arena[T]) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.live
 }
+
+// LockedMemory tells whether all keys and schedules so far lay in memory that is not swapped out.
+func LockedMemory() bool { return keys.locked() && schedules.locked() }
+
+// LiveKeys counts the keys and schedules that were made and not wiped yet.
+func LiveKeys() int { return keys.count() + schedules.count() }

@@ -38,7 +38,7 @@ func TestArena(t *testing.T) {
 
 // TestManyKeys fills an arena beyond what it maps: every key keeps its own place, and all go back.
 func TestManyKeys(t *testing.T) {
-	a := arena{limit: 2 * arenaChunk}
+	a := arena[[KeySize]byte]{limit: 2 * arenaChunk}
 	const inside, outside = 2 * arenaChunk / KeySize, 100
 	places := map[*[KeySize]byte]bool{}
 	for i := range inside + outside {
@@ -55,6 +55,9 @@ func TestManyKeys(t *testing.T) {
 	for p, in := range places {
 		clear(p[:])
 		a.give(p, in)
+	}
+	if a.locked() || a.outside != outside {
+		t.Errorf("%d keys on the heap are not told of", a.outside)
 	}
 	if a.live != 0 || len(a.free) != inside {
 		t.Errorf("%d live, %d free", a.live, len(a.free))

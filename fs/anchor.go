@@ -53,7 +53,7 @@ const (
 type FileAnchor struct {
 	mu      sync.Mutex // guards what follows, and is held over the write and its sync
 	file    *os.File
-	key     []byte
+	key     *crypto.DataKey
 	seq     uint64
 	state   AnchorState
 	witness Witness
@@ -65,11 +65,16 @@ func OpenFileAnchor(path string, key *crypto.DataKey) (*FileAnchor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open epoch file: %w", err)
 	}
-	return &FileAnchor{file: f, key: append([]byte(nil), key.Expose()...)}, nil
+	return &FileAnchor{file: f, key: key.Clone()}, nil
 }
 
-// Close closes the file.
-func (a *FileAnchor) Close() error { return a.file.Close() }
+// Close closes the file and wipes the key.
+func (a *FileAnchor) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.key.Wipe()
+	return a.file.Close()
+}
 
 // Load reads the newer of the two slots. A file without a valid slot is an error, unless it is empty.
 func (a *FileAnchor) Load() (AnchorState, error) {
@@ -89,6 +94,9 @@ func (a *FileAnchor) Witness() (Witness, error) {
 
 func (a *FileAnchor) load() error {
 	a.state, a.witness = AnchorState{}, Witness{}
+	if a.key.Wiped() {
+		return fmt.Errorf("read epoch file: %w", os.ErrClosed)
+	}
 	buf := make([]byte, 2*anchorSlot)
 	n, err := a.file.ReadAt(buf, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -135,6 +143,9 @@ func (a *FileAnchor) SetWitness(w Witness) error {
 }
 
 func (a *FileAnchor) write() error {
+	if a.key.Wiped() {
+		return fmt.Errorf("write epoch file: %w", os.ErrClosed)
+	}
 	a.seq++
 	if _, err := a.file.WriteAt(a.encode(), int64(a.seq%2)*anchorSlot); err != nil {
 		return fmt.Errorf("write epoch file: %w", err)
@@ -175,7 +186,6 @@ func (a *FileAnchor) decode(b []byte) (s AnchorState, w Witness, seq uint64, ok 
 }
 
 func (a *FileAnchor) mac(body []byte) []byte {
-	m := hmac.New(sha256.New, a.key)
-	m.Write(body)
-	return m.Sum(nil)
+	sum := a.key.MAC(body)
+	return sum[:]
 }

@@ -48,7 +48,7 @@ func (d *fileData) isDirty() bool {
 	return d.changed || len(d.dirty.runs) > 0 || d.cut != endOfFile
 }
 
-// blockKey derives an extent's key; the lock keeps the data key from being wiped meanwhile.
+// blockKey derives an extent's key, which the caller wipes; the lock keeps the data key from being wiped meanwhile.
 func (d *fileData) blockKey(gen uint32, salt block.Salt, b block.Binding) (*block.Key, error) {
 	d.keyMu.RLock()
 	defer d.keyMu.RUnlock()
@@ -61,18 +61,20 @@ func (d *fileData) blockKey(gen uint32, salt block.Salt, b block.Binding) (*bloc
 
 const (
 	keepFrom   = 4 * block.Size // bytes: extents that are shorter are read once, as a rule
-	maxOpening = 1 << 13        // derived keys of all files, of some 1.3 KiB each
+	maxOpening = 6 << 10        // derived keys of all files, of 768 bytes each: they fit into what an ordinary user may lock
 )
 
-// openingKey derives an extent's key, or finds it where it was derived for an earlier read: for a small read that is most of the work.
+// openingKey derives an extent's key, or finds it where it was derived for an earlier read: for a small read that is most of the work. The
+// caller is one of the key's holders, and wipes it.
 func (v *Volume) openingKey(ino Ino, d *fileData, x *meta.Extent) (*block.Key, error) {
 	if x.Plain < keepFrom {
 		return d.blockKey(x.Generation, x.Salt, v.binding(ino, x))
 	}
 	d.keyMu.RLock()
-	k, held := d.opening[x.ID], d.keys[x.Generation] != nil
+	k := d.opening[x.ID]
+	found := k != nil && d.keys[x.Generation] != nil && k.Hold()
 	d.keyMu.RUnlock()
-	if k != nil && held {
+	if found {
 		return k, nil
 	}
 	k, err := d.blockKey(x.Generation, x.Salt, v.binding(ino, x))
@@ -87,17 +89,24 @@ func (v *Volume) openingKey(ino Ino, d *fileData, x *meta.Extent) (*block.Key, e
 		if d.opening == nil {
 			d.opening = map[meta.ExtentID]*block.Key{}
 		}
-		d.opening[x.ID] = k
+		d.keep(x.ID, k)
 		d.gauge = &v.opening
 	default:
 		v.opening.Add(-1)
-		for old := range d.opening { // any
-			delete(d.opening, old)
-			d.opening[x.ID] = k
+		for id, old := range d.opening { // any
+			delete(d.opening, id)
+			old.Wipe()
+			d.keep(x.ID, k)
 			break
 		}
 	}
 	return k, nil
+}
+
+// keep makes the file a holder of a derived key; keyMu is held.
+func (d *fileData) keep(id meta.ExtentID, k *block.Key) {
+	k.Hold() // never refused: the caller holds it
+	d.opening[id] = k
 }
 
 // hasKey reports whether the key of a generation is at hand.
@@ -121,6 +130,9 @@ func (d *fileData) keepKeys(s Sealing) {
 	defer d.keyMu.Unlock()
 	if len(d.opening) > 0 {
 		d.gauge.Add(-int64(len(d.opening)))
+		for _, k := range d.opening {
+			k.Wipe()
+		}
 		d.opening = nil
 	}
 	for gen, k := range d.keys {

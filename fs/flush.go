@@ -260,6 +260,7 @@ func (v *Volume) sealOne(ino Ino, d *fileData, gen uint32, chunks []chunk, inlin
 	if err != nil {
 		return nil, err
 	}
+	defer key.Wipe()
 	s := &sealedExtent{extent: x}
 	buf := sealedBuffers.Get().(*[]byte)
 	defer sealedBuffers.Put(buf)

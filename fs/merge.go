@@ -161,6 +161,7 @@ func (v *Volume) readLeft(ino Ino, d *fileData, x *meta.Extent, left []meta.Piec
 	if err != nil {
 		return 0, err
 	}
+	defer key.Wipe()
 	buf, opened := sealedBuffers.Get().(*[]byte), sealedBuffers.Get().(*[]byte)
 	defer sealedBuffers.Put(buf)
 	defer sealedBuffers.Put(opened)

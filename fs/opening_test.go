@@ -3,6 +3,7 @@ package fs
 import (
 	"testing"
 
+	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
@@ -19,6 +20,7 @@ func TestOpeningKeys(t *testing.T) {
 	r.ok(err)
 	r.ok(small.Flush())
 	p := make([]byte, 4096)
+	before := crypto.LiveKeys()
 	for range 2 {
 		for off := range int64(3) {
 			_, err := f.ReadAt(p, off*maxRun+8192)
@@ -34,8 +36,14 @@ func TestOpeningKeys(t *testing.T) {
 	if n := len(f.d.opening); n != len(extents) || r.v.opening.Load() != int64(n) || len(small.d.opening) != 0 {
 		t.Errorf("%d keys kept of %d extents, %d counted, %d of a small file", n, len(extents), r.v.opening.Load(), len(small.d.opening))
 	}
+	if n := crypto.LiveKeys() - before; n != len(extents) {
+		t.Errorf("%d keys are in memory, %d are kept", n, len(extents))
+	}
 	x := f.d.extents
 	f.d.wipe()
+	if n := crypto.LiveKeys() - before; n != -1 { // nor is the file's data key
+		t.Errorf("%d keys are in memory, of a file that has none", n)
+	}
 	for e := range x.refs {
 		if _, err := r.v.openingKey(f.Ino(), f.d, e); err == nil {
 			t.Error("a key is found although the data key is gone")

@@ -93,6 +93,7 @@ func (v *Volume) readPiece(ino Ino, d *fileData, p meta.Piece, dst []byte) error
 	if err != nil {
 		return err
 	}
+	defer key.Wipe()
 	first := int(p.Inside / block.Size)
 	last := int((p.Inside + p.Len - 1) / block.Size)
 	start := uint32(first) * block.Size

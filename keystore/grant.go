@@ -3,7 +3,6 @@ package keystore
 import (
 	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"maps"
@@ -432,9 +431,8 @@ func (s *Service) tokenMAC(b []byte) []byte {
 	if s.closed.Load() {
 		return nil
 	}
-	h := hmac.New(sha256.New, s.tokens.Expose())
-	h.Write(b)
-	return h.Sum(nil)[:16]
+	sum := s.tokens.MAC(b)
+	return sum[:16]
 }
 
 const tokenLength = 1 + 16 + 32 + 16

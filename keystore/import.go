@@ -120,7 +120,7 @@ func (s *Service) sealImportToken(id keyID, algorithm byte, until time.Time, pri
 	token := make([]byte, 13, 13+len(plain)+16)
 	token[0] = importTokenVersion
 	rand.Read(token[1:13])
-	return gcm(k).Seal(token, token[1:13], plain, id[:]), nil
+	return k.Seal(token, token[1:13], plain, id[:]), nil
 }
 
 // openImport opens a token and with it the material. s.manage is held.
@@ -130,7 +130,7 @@ func (s *Service) openImport(k *key, token, encrypted []byte, now time.Time) (*c
 	}
 	tokenKey := s.root.Derive(nil, importTokenInfo)
 	defer tokenKey.Wipe()
-	plain, err := gcm(tokenKey).Open(nil, token[1:13], token[13:], k.id[:])
+	plain, err := tokenKey.Open(nil, token[1:13], token[13:], k.id[:])
 	if err != nil || len(plain) < 9 {
 		return nil, &Error{Code: CodeInvalidImportToken}
 	}
@@ -162,9 +162,8 @@ func (s *Service) openImport(k *key, token, encrypted []byte, now time.Time) (*c
 func (s *Service) checkOf(id keyID, material *crypto.DataKey) []byte {
 	k := s.root.Derive(id[:], importCheckInfo)
 	defer k.Wipe()
-	h := hmac.New(sha256.New, k.Expose())
-	h.Write(material.Expose())
-	return h.Sum(nil)
+	sum := k.MAC(material.Expose())
+	return sum[:]
 }
 
 // ImportKeyMaterial gives a key its material, until validTo if that is not zero. It takes a token of GetParametersForImport and the

@@ -1,8 +1,6 @@
 package keystore
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -36,14 +34,14 @@ func parseMaterialID(s string) (materialID, error) {
 func sealMaterial(wrapping *crypto.DataKey, key keyID, id materialID, material *crypto.DataKey) []byte {
 	b := make([]byte, 12, 12+crypto.KeySize+16)
 	rand.Read(b)
-	return gcm(wrapping).Seal(b, b, material.Expose(), materialAD(key, id))
+	return wrapping.Seal(b, b, material.Expose(), materialAD(key, id))
 }
 
 func openMaterial(wrapping *crypto.DataKey, key keyID, id materialID, sealed []byte) (*crypto.DataKey, error) {
 	if len(sealed) != 12+crypto.KeySize+16 {
 		return nil, fmt.Errorf("%w: material %s of key %s", ErrCorrupt, id, key)
 	}
-	b, err := gcm(wrapping).Open(nil, sealed[:12], sealed[12:], materialAD(key, id))
+	b, err := wrapping.Open(nil, sealed[:12], sealed[12:], materialAD(key, id))
 	if err != nil {
 		return nil, fmt.Errorf("%w: material %s of key %s does not authenticate", ErrCorrupt, id, key)
 	}
@@ -52,16 +50,4 @@ func openMaterial(wrapping *crypto.DataKey, key keyID, id materialID, sealed []b
 
 func materialAD(key keyID, id materialID) []byte {
 	return append(append(make([]byte, 0, 48), key[:]...), id[:]...)
-}
-
-func gcm(key *crypto.DataKey) cipher.AEAD {
-	block, err := aes.NewCipher(key.Expose())
-	if err != nil {
-		panic("keystore: " + err.Error()) // only a wrong key length fails
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		panic("keystore: " + err.Error())
-	}
-	return aead
 }

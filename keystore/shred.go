@@ -65,11 +65,8 @@ func openShred(path string, root *crypto.DataKey, mayMake bool) (*shredFile, err
 }
 
 func (s *shredFile) mac(label string, index uint32, b []byte) []byte {
-	h := hmac.New(sha256.New, s.macKey.Expose())
-	h.Write([]byte(label))
-	h.Write(binary.BigEndian.AppendUint32(nil, index))
-	h.Write(b)
-	return h.Sum(nil)
+	sum := s.macKey.MAC([]byte(label), binary.BigEndian.AppendUint32(nil, index), b)
+	return sum[:]
 }
 
 func (s *shredFile) create(path string) error {

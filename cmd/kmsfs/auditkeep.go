@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
 	"github.com/kmsfs/kmsfs/fs/kv/ledger"
 	"github.com/kmsfs/kmsfs/keystore/audit"
@@ -39,7 +41,7 @@ func (s *store) openAudit(strict bool, clock func() time.Time) error {
 	}
 	chain := s.key(keyAudit)
 	s.audit, err = audit.Open(filepath.Join(s.dir, dirAudit), chain.Expose(), audit.Options{
-		Clock: clock, Settings: settings, Logger: s.log, Anchors: anchors,
+		Clock: clock, Settings: settings, Logger: s.log, Anchors: anchors, Vault: auditVault{},
 	})
 	if err != nil {
 		return err
@@ -58,6 +60,19 @@ func (s *store) openAudit(strict bool, clock func() time.Time) error {
 		return nil
 	})
 	return nil
+}
+
+// auditVault has the log's keys in locked memory, as long as the process lives.
+type auditVault struct{}
+
+func (auditVault) AEAD(c cipher.AEAD) cipher.AEAD { return crypto.Keep(c) }
+
+func (auditVault) MAC(key []byte) func(parts ...[]byte) [32]byte {
+	k, err := crypto.DataKeyFromBytes(bytes.Clone(key))
+	if err != nil {
+		panic("audit: " + err.Error()) // its keys are of one length
+	}
+	return k.MAC
 }
 
 // auditAnchors are the ends of the log that are known, if there are any.

@@ -22,8 +22,6 @@
 package block
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -93,9 +91,10 @@ func SealedLen(plain int) int { return plain + Blocks(plain)*Tag }
 func Offset(i int) int64 { return int64(i) * Sealed }
 
 // Key seals or opens the blocks of one extent. It is safe for concurrent use and
-// holds no reference to the data key it was made from.
+// holds no reference to the data key it was made from. It lies in locked memory,
+// has one holder to begin with, and is wiped by the last one's Wipe.
 type Key struct {
-	gcm    cipher.AEAD
+	gcm    *crypto.AEAD
 	length int
 	aad    [aadSize]byte
 }
@@ -110,15 +109,18 @@ func NewKey(dk *crypto.DataKey, salt Salt, b Binding) (*Key, error) {
 	var ek [crypto.KeySize]byte
 	crypto.HKDF(ek[:], dk.Expose(), salt[:], info)
 	defer clear(ek[:])
-	c, err := aes.NewCipher(ek[:])
-	if err != nil {
-		return nil, fmt.Errorf("block: %w", err)
+	return &Key{gcm: crypto.NewGCM(ek[:]), length: int(b.Length), aad: b.encode()}, nil
+}
+
+// Hold makes the caller one more holder, unless the key was wiped already.
+func (k *Key) Hold() bool { return k.gcm.Hold() }
+
+// Wipe ends the caller's hold; after the last one the key is overwritten, and
+// using it panics. A nil Key has no holder.
+func (k *Key) Wipe() {
+	if k != nil {
+		k.gcm.Wipe()
 	}
-	g, err := cipher.NewGCM(c)
-	if err != nil {
-		return nil, fmt.Errorf("block: %w", err)
-	}
-	return &Key{gcm: g, length: int(b.Length), aad: b.encode()}, nil
 }
 
 // Seal appends to dst the sealed blocks of plain, which starts at block first

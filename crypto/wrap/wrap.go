@@ -19,8 +19,6 @@
 package wrap
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"crypto/subtle"
 	"errors"
@@ -105,7 +103,9 @@ func wrapWithSalt(material *crypto.DataKey, h Header, keyARN string, ctx crypto.
 	copy(blob[offCommit:], keys[32:])
 	room := rooms.Get().(*[]byte)
 	*room = associated((*room)[:0], blob, keyARN, ctx)
-	blob = newGCM(keys[:32]).Seal(blob, nonce[:], plaintext, *room)
+	key := crypto.NewGCM(keys[:32])
+	defer key.Wipe()
+	blob = key.Seal(blob, nonce[:], plaintext, *room)
 	giveBack(room)
 	return blob, nil
 }
@@ -125,7 +125,9 @@ func Unwrap(material *crypto.DataKey, keyARN string, ctx crypto.Context, blob []
 	}
 	room := rooms.Get().(*[]byte)
 	*room = associated((*room)[:0], header, keyARN, ctx)
-	plaintext, err := newGCM(keys[:32]).Open(nil, nonce[:], sealed, *room)
+	key := crypto.NewGCM(keys[:32])
+	defer key.Wipe()
+	plaintext, err := key.Open(nil, nonce[:], sealed, *room)
 	giveBack(room)
 	if err != nil {
 		return nil, ErrInvalidCiphertext
@@ -153,16 +155,4 @@ func associated(dst, header []byte, keyARN string, ctx crypto.Context) []byte {
 	aad := append(dst, header...)
 	aad = append(aad, keyARN...)
 	return ctx.AppendCanonical(aad)
-}
-
-func newGCM(key []byte) cipher.AEAD {
-	b, err := aes.NewCipher(key)
-	if err != nil {
-		panic("wrap: " + err.Error()) // the key is always 32 bytes
-	}
-	g, err := cipher.NewGCM(b)
-	if err != nil {
-		panic("wrap: " + err.Error())
-	}
-	return g
 }

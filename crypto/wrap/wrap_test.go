@@ -153,7 +153,7 @@ func TestCommitmentIsChecked(t *testing.T) {
 	clear(forged[offCommit:])
 	var keys [64]byte
 	derive(&keys, m, forged[offSalt:offCommit], "arn")
-	body := newGCM(keys[:32]).Seal(nil, make([]byte, 12), []byte("x"), associated(nil, forged, "arn", nil))
+	body := crypto.NewGCM(keys[:32]).Seal(nil, make([]byte, 12), []byte("x"), associated(nil, forged, "arn", nil))
 	if p, err := Unwrap(m, "arn", nil, append(forged, body...)); !errors.Is(err, ErrInvalidCiphertext) {
 		t.Errorf("a wrong commitment opens: %q, %v", p, err)
 	}

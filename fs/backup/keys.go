@@ -1,12 +1,9 @@
 package backup
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"hash"
+	"slices"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/meta"
@@ -32,30 +29,22 @@ const (
 
 // keys are derived from the store's root key by the caller, and split here by purpose.
 type keys struct {
-	mac         hash.Hash
-	snap, slots *crypto.DataKey
+	mac, snap, slots *crypto.DataKey
 }
 
 func newKeys(key *crypto.DataKey) *keys {
-	m := key.Derive(nil, macInfo)
-	defer m.Wipe()
-	return &keys{mac: hmac.New(sha256.New, m.Expose()), snap: key.Derive(nil, snapInfo), slots: key.Derive(nil, slotInfo)}
+	return &keys{mac: key.Derive(nil, macInfo), snap: key.Derive(nil, snapInfo), slots: key.Derive(nil, slotInfo)}
 }
 
 func (k *keys) wipe() {
+	k.mac.Wipe()
 	k.snap.Wipe()
 	k.slots.Wipe()
 }
 
 // sum is the MAC of labelled parts. The label settles how many parts there are and which of them have a fixed length.
 func (k *keys) sum(label byte, parts ...[]byte) (out [sha256.Size]byte) {
-	k.mac.Reset()
-	k.mac.Write([]byte{label})
-	for _, p := range parts {
-		k.mac.Write(p)
-	}
-	k.mac.Sum(out[:0])
-	return out
+	return k.mac.MAC(slices.Concat([][]byte{{label}}, parts)...)
 }
 
 // chunk is the name and MAC of a chunk.
@@ -81,16 +70,4 @@ func (k *keys) blobMAC(kd kind, name id, b []byte) id {
 	}
 	s := k.sum('e', name[:], b)
 	return id(s[:16])
-}
-
-func gcm(key *crypto.DataKey) cipher.AEAD {
-	b, err := aes.NewCipher(key.Expose())
-	if err != nil {
-		panic("backup: " + err.Error()) // a DataKey has 32 bytes
-	}
-	g, err := cipher.NewGCM(b)
-	if err != nil {
-		panic("backup: " + err.Error())
-	}
-	return g
 }

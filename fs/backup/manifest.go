@@ -89,7 +89,7 @@ func (m *manifest) encode(k *keys) ([]byte, error) {
 	b = append(b, m.header...)
 	key := k.snap.Derive(m.salt[:], snapInfo)
 	defer key.Wipe()
-	return gcm(key).Seal(b, make([]byte, 12), plain, b), nil // the salt makes the key fresh, so one nonce will do
+	return key.Seal(b, make([]byte, 12), plain, b), nil // the salt makes the key fresh, so one nonce will do
 }
 
 // outside reads what is not sealed in a snapshot: number, salt, the store's header, and the sealed rest.
@@ -117,7 +117,7 @@ func decode(k *keys, b []byte) (*manifest, error) {
 	}
 	key := k.snap.Derive(out.salt[:], snapInfo)
 	defer key.Wipe()
-	plain, err := gcm(key).Open(nil, make([]byte, 12), sealed, b[:len(b)-len(sealed)])
+	plain, err := key.Open(nil, make([]byte, 12), sealed, b[:len(b)-len(sealed)])
 	if err != nil {
 		return nil, fmt.Errorf("%w: the snapshot does not authenticate", ErrDamaged)
 	}

@@ -38,7 +38,7 @@ func sealSlot(k *keys, m *manifest, ref slotRef, secret []byte) []byte {
 	}
 	b := make([]byte, 12, slotSize)
 	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
-	return gcm(k.slots).Seal(b, b, plain[:], slotAD(m, ref))[:slotSize]
+	return k.slots.Seal(b, b, plain[:], slotAD(m, ref))[:slotSize]
 }
 
 func (d *Dir) writeSlots(k *keys, m *manifest, slots []Slot) error {
@@ -73,7 +73,7 @@ func (d *Dir) slots(k *keys, m *manifest) ([]Slot, error) {
 	out := make([]Slot, 0, len(m.Slots))
 	for i, ref := range m.Slots {
 		sealed := b[i*slotSize:][:slotSealed]
-		plain, err := gcm(k.slots).Open(nil, sealed[:12], sealed[12:], slotAD(m, ref))
+		plain, err := k.slots.Open(nil, sealed[:12], sealed[12:], slotAD(m, ref))
 		if err != nil || len(ref.Owner) != 16 {
 			return nil, bad(fmt.Sprintf("entry %d does not authenticate", i))
 		}

@@ -214,6 +214,7 @@ func (w *authenticator) look(j job) (authentic bool, why string) {
 	if err != nil {
 		return false, err.Error()
 	}
+	defer key.Wipe()
 	// A part at a time, which stays in the processor's cache.
 	const part = 16
 	for first := 0; len(sealed) > 0; first += part {

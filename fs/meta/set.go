@@ -1,12 +1,8 @@
 package meta
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/binary"
-	"hash"
 	"math/bits"
-	"sync"
 
 	"github.com/kmsfs/kmsfs/crypto"
 )
@@ -36,22 +32,8 @@ func (s *Set) remove(h [32]byte) {
 }
 
 // hasher computes keyed hashes; it is safe for concurrent use.
-type hasher struct{ pool sync.Pool }
+type hasher struct{ key *crypto.DataKey }
 
-func newHasher(key *crypto.DataKey) *hasher {
-	secret := append([]byte(nil), key.Expose()...)
-	h := &hasher{}
-	h.pool.New = func() any { return hmac.New(sha256.New, secret) }
-	return h
-}
+func newHasher(key *crypto.DataKey) *hasher { return &hasher{key: key.Clone()} }
 
-func (h *hasher) sum(parts ...[]byte) (out [32]byte) {
-	m := h.pool.Get().(hash.Hash)
-	m.Reset()
-	for _, p := range parts {
-		m.Write(p)
-	}
-	m.Sum(out[:0])
-	h.pool.Put(m)
-	return out
-}
+func (h *hasher) sum(parts ...[]byte) [32]byte { return h.key.MAC(parts...) }

@@ -14,7 +14,7 @@ var update = flag.Bool("update", false, "write testdata/example.hex anew")
 
 // TestExample pins the format: the worked example of FORMAT.md is what this code writes, and this code reads it.
 func TestExample(t *testing.T) {
-	ks, err := newKeys(testKey)
+	ks, err := newKeys(testKey, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func TestExample(t *testing.T) {
 	}
 	const line = `{"eventName":"Decrypt"}`
 	b := header{logID: logID, index: 1, first: 1, chain: ks.genesis(logID)}.encode(ks)
-	b, _ = ks.sealWith(nonce, b, ks.newMAC(), logID, 1, ks.genesis(logID), []byte(line))
+	b, _ = ks.sealWith(nonce, b, logID, 1, ks.genesis(logID), []byte(line))
 	path := filepath.Join("testdata", "example.hex")
 	if *update {
 		if err := os.WriteFile(path, []byte(hexLines(b)), 0o644); err != nil {

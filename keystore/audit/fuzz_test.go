@@ -9,13 +9,13 @@ import (
 
 // FuzzRecord: no bytes make the decoders panic, and what they take is what they would write.
 func FuzzRecord(f *testing.F) {
-	ks, err := newKeys(testKey)
+	ks, err := newKeys(testKey, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
 	logID := [16]byte{1}
 	const plain = `{"eventName":"Decrypt"}`
-	good, _ := ks.seal(nil, ks.newMAC(), logID, 1, ks.genesis(logID), []byte(plain))
+	good, _ := ks.seal(nil, logID, 1, ks.genesis(logID), []byte(plain))
 	f.Add(good)
 	f.Add(good[:20])
 	f.Add(header{logID: logID, index: 1, first: 1}.encode(ks))
@@ -39,13 +39,13 @@ func FuzzRecord(f *testing.F) {
 
 // FuzzRecords: whatever a file holds behind its header, the walk ends, and opens nothing that was not sealed.
 func FuzzRecords(f *testing.F) {
-	ks, err := newKeys(testKey)
+	ks, err := newKeys(testKey, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
 	logID, chain, whole := [16]byte{1}, mac{}, []byte(nil)
 	for i := range 3 {
-		whole, chain = ks.seal(whole, ks.newMAC(), logID, uint64(i+1), chain, []byte("event"))
+		whole, chain = ks.seal(whole, logID, uint64(i+1), chain, []byte("event"))
 	}
 	f.Add(whole)
 	f.Add(whole[50:])
@@ -53,7 +53,7 @@ func FuzzRecords(f *testing.F) {
 	f.Add(append(whole[:115:115], whole...))
 	br := bufio.NewReaderSize(nil, maxRecord)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		w := walk{r: &reader{keys: ks}, h: ks.newMAC(), logID: logID, haveID: true}
+		w := walk{r: &reader{keys: ks}, logID: logID, haveID: true}
 		w.record = func(r record, line []byte) error {
 			if string(line) != "event" || r.seq > 3 {
 				t.Fatalf("record %d: %q", r.seq, line)
@@ -68,7 +68,7 @@ func FuzzRecords(f *testing.F) {
 }
 
 func FuzzBeginning(f *testing.F) {
-	k, err := newKeys(testKey)
+	k, err := newKeys(testKey, nil)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -22,6 +22,8 @@ type Options struct {
 	// off: the log goes on behind the anchor, so that Verify shows for ever which are missing.
 	Anchors []Head
 
+	// Vault keeps the log's keys; nil = they are on the heap.
+	Vault Vault
 	// Wrap stands between the writer and its files, for tests: faults, and power that fails. nil = nothing does.
 	Wrap func(*os.File) File
 }
@@ -113,7 +115,7 @@ func Open(dir string, key []byte, opts Options) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	ks, err := newKeys(key)
+	ks, err := newKeys(key, opts.Vault)
 	if err != nil {
 		return nil, err
 	}

@@ -514,6 +514,6 @@ func BenchmarkWriter(b *testing.B) {
 	var line []byte
 	for i := range b.N {
 		line = l.encode(line[:0], event(i))
-		l.w.buf, _ = l.reader.keys.seal(l.w.buf[:0], l.w.h, l.w.logID, uint64(i+1), mac{}, line)
+		l.w.buf, _ = l.reader.keys.seal(l.w.buf[:0], l.w.logID, uint64(i+1), mac{}, line)
 	}
 }

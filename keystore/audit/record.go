@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -9,7 +10,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -70,13 +70,38 @@ type record struct {
 
 func (r record) size() int64 { return int64(len(r.signed) + macSize) }
 
-// keys are the two keys derived from the log's.
-type keys struct {
-	aead  cipher.AEAD
-	chain []byte
+// Vault is where the log has its keys for as long as it is open.
+type Vault interface {
+	// AEAD takes over a cipher that nobody else has.
+	AEAD(c cipher.AEAD) cipher.AEAD
+	// MAC is HMAC-SHA256 under a key, which it does not keep as it is, of its arguments one after the other.
+	MAC(key []byte) func(parts ...[]byte) [sha256.Size]byte
 }
 
-func newKeys(key []byte) (*keys, error) {
+// heap is the Vault of who gives none.
+type heap struct{}
+
+func (heap) AEAD(c cipher.AEAD) cipher.AEAD { return c }
+
+func (heap) MAC(key []byte) func(parts ...[]byte) [sha256.Size]byte {
+	key = bytes.Clone(key)
+	return func(parts ...[]byte) (sum [sha256.Size]byte) {
+		h := hmac.New(sha256.New, key)
+		for _, p := range parts {
+			h.Write(p)
+		}
+		h.Sum(sum[:0])
+		return sum
+	}
+}
+
+// keys are the two keys derived from the log's.
+type keys struct {
+	aead cipher.AEAD
+	mac  func(parts ...[]byte) [sha256.Size]byte // for the chain
+}
+
+func newKeys(key []byte, v Vault) (*keys, error) {
 	if len(key) != 32 {
 		return nil, fmt.Errorf("audit: key of %d bytes, want 32", len(key))
 	}
@@ -93,38 +118,22 @@ func newKeys(key []byte) (*keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("audit: cipher: %w", err)
 	}
-	return &keys{aead: aead, chain: chain}, nil
+	defer clear(chain)
+	if v == nil {
+		v = heap{}
+	}
+	return &keys{aead: v.AEAD(aead), mac: v.MAC(chain)}, nil
 }
-
-func (k *keys) newMAC() hash.Hash { return hmac.New(sha256.New, k.chain) }
 
 // link is the chain after a record.
-func (k *keys) link(h hash.Hash, prev mac, signed []byte) (m mac) {
-	h.Reset()
-	h.Write(prev[:])
-	h.Write(signed)
-	h.Sum(m[:0])
-	return m
-}
+func (k *keys) link(prev mac, signed []byte) mac { return k.mac(prev[:], signed) }
 
 // genesis is the chain before the first record of a log.
-func (k *keys) genesis(logID [16]byte) (m mac) {
-	h := k.newMAC()
-	h.Write([]byte(genesisLabel))
-	h.Write(logID[:])
-	h.Sum(m[:0])
-	return m
-}
+func (k *keys) genesis(logID [16]byte) mac { return k.labelledMAC(genesisLabel, logID[:]) }
 
 func (k *keys) headerMAC(b []byte) mac { return k.labelledMAC(headerLabel, b) }
 
-func (k *keys) labelledMAC(label string, b []byte) (m mac) {
-	h := k.newMAC()
-	h.Write([]byte(label))
-	h.Write(b)
-	h.Sum(m[:0])
-	return m
-}
+func (k *keys) labelledMAC(label string, b []byte) mac { return k.mac([]byte(label), b) }
 
 // encode is the header's 128 bytes.
 func (h header) encode(k *keys) []byte {
@@ -212,21 +221,21 @@ func associated(logID [16]byte, seq uint64) (ad [24]byte) {
 }
 
 // seal appends a record to dst and returns the chain after it.
-func (k *keys) seal(dst []byte, h hash.Hash, logID [16]byte, seq uint64, prev mac, line []byte) ([]byte, mac) {
+func (k *keys) seal(dst []byte, logID [16]byte, seq uint64, prev mac, line []byte) ([]byte, mac) {
 	var nonce [chacha20poly1305.NonceSizeX]byte
 	rand.Read(nonce[:])
-	return k.sealWith(nonce, dst, h, logID, seq, prev, line)
+	return k.sealWith(nonce, dst, logID, seq, prev, line)
 }
 
 // sealWith is seal with a nonce, which must be random except in test vectors.
-func (k *keys) sealWith(nonce [chacha20poly1305.NonceSizeX]byte, dst []byte, h hash.Hash, logID [16]byte, seq uint64, prev mac, line []byte) ([]byte, mac) {
+func (k *keys) sealWith(nonce [chacha20poly1305.NonceSizeX]byte, dst []byte, logID [16]byte, seq uint64, prev mac, line []byte) ([]byte, mac) {
 	start := len(dst)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(line)+minBody))
 	dst = binary.BigEndian.AppendUint64(dst, seq)
 	dst = append(dst, nonce[:]...)
 	ad := associated(logID, seq)
 	dst = k.aead.Seal(dst, dst[len(dst)-len(nonce):], line, ad[:])
-	m := k.link(h, prev, dst[start:])
+	m := k.link(prev, dst[start:])
 	return append(dst, m[:]...), m
 }
 

@@ -53,7 +53,7 @@ func edit(t testing.TB, dir string, index uint64, fn func(b []byte) []byte) {
 
 func verifyDir(t testing.TB, dir string, anchors ...Head) (Report, error) {
 	t.Helper()
-	ks, err := newKeys(testKey)
+	ks, err := newKeys(testKey, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -106,14 +105,12 @@ type walk struct {
 	seen   func(seq uint64, chain mac)         // every record whose place in the chain is right
 	broken func(Break) error                   // nil = ignore
 	torn   func(t Torn, lastFile bool)         // nil = ignore
-	h      hash.Hash                           //
 	logID  [16]byte                            //
 	haveID bool                                //
 	alt    *mac                                // a second candidate for the chain behind a damaged record
 }
 
 func (w *walk) run() error {
-	w.h = w.r.keys.newMAC()
 	begin, err := w.r.beginning()
 	switch {
 	case errors.Is(err, ErrBroken):
@@ -300,10 +297,10 @@ func peek(br *bufio.Reader, left int64) (record, error) {
 // accept judges a well-formed record: false if it does not authenticate at all, so that the walk must look for the next.
 func (w *walk) accept(name string, rec record) (bool, error) {
 	expected := w.pos.seq + 1
-	chain := w.r.keys.link(w.h, w.pos.chain, rec.signed)
+	chain := w.r.keys.link(w.pos.chain, rec.signed)
 	fits := rec.seq == expected && chain == rec.chain
 	if !fits && rec.seq == expected && w.alt != nil {
-		fits = w.r.keys.link(w.h, *w.alt, rec.signed) == rec.chain
+		fits = w.r.keys.link(*w.alt, rec.signed) == rec.chain
 	}
 	var line []byte
 	if !fits || w.record != nil {

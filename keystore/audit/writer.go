@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"hash"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,7 +19,6 @@ type writer struct {
 	began   time.Time // of the first event in file; zero = none yet
 	logID   [16]byte
 	pos     position // where the next record goes
-	h       hash.Hash
 	buf     []byte
 	pending []entry // taken from the queue, not yet written
 	dirty   bool    // written since the last sync
@@ -32,7 +30,6 @@ type writer struct {
 // recover finds the end of the log on disk.
 func (l *Log) recover() error {
 	w := &l.w
-	w.h = l.reader.keys.newMAC()
 	begin, err := l.reader.beginning()
 	if err != nil {
 		l.logger.Error("audit log is broken", "where", err) // Verify says so too
@@ -277,7 +274,7 @@ func (l *Log) writePending() error {
 		for n < len(w.pending) && len(w.buf) < chunkSize && w.pos.offset+int64(len(w.buf)) < maxFile {
 			awaited = awaited || w.pending[n].done != nil
 			pos.seq++
-			w.buf, pos.chain = l.reader.keys.seal(w.buf, w.h, w.logID, pos.seq, pos.chain, *w.pending[n].line)
+			w.buf, pos.chain = l.reader.keys.seal(w.buf, w.logID, pos.seq, pos.chain, *w.pending[n].line)
 			n++
 		}
 		// Written at its place, so that what a failed attempt left is overwritten by the next.

@@ -215,9 +215,8 @@ func (h *header) mac(root *crypto.DataKey) ([]byte, error) {
 	}
 	key := root.Derive(nil, macInfo)
 	defer key.Wipe()
-	m := hmac.New(sha256.New, key.Expose())
-	m.Write(b)
-	return m.Sum(nil), nil
+	sum := key.MAC(b)
+	return sum[:], nil
 }
 
 // verify proves that the header is the one a holder of the root key wrote.

@@ -2,8 +2,6 @@ package ledger
 
 import (
 	"bytes"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -140,19 +138,14 @@ func newCodec(key *crypto.DataKey) codec {
 
 // rowKey is where a document is kept: its id cannot be told from it.
 func (c codec) rowKey(kind byte, id string) []byte {
-	h := hmac.New(sha256.New, c.ids.Expose())
-	h.Write([]byte{kind})
-	h.Write([]byte(id))
-	return append([]byte{prefix, kind}, h.Sum(nil)[:hashSize]...)
+	h := c.ids.MAC([]byte{kind}, []byte(id))
+	return append([]byte{prefix, kind}, h[:hashSize]...)
 }
 
 // term is what a document adds to the sum: it binds kind and the whole row.
 func (c codec) term(kind byte, encoded []byte) sum {
-	h := hmac.New(sha256.New, c.sums.Expose())
-	h.Write([]byte{kind})
-	h.Write(encoded)
+	digest := c.sums.MAC([]byte{kind}, encoded)
 	var s sum
-	digest := h.Sum(nil)
 	for i := range s {
 		s[i] = binary.LittleEndian.Uint64(digest[8*i:])
 	}

@@ -16,6 +16,7 @@ package sealed
 import (
 	"crypto/rand"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/kmsfs/kmsfs/crypto"
@@ -43,10 +44,18 @@ func New(inner kv.Store, key *crypto.DataKey) kv.Store {
 	return &store{Store: inner, box: newBox(x)}
 }
 
-// store passes Sync and Close through.
+// store passes Sync through.
 type store struct {
 	kv.Store
-	box *box
+	box  *box
+	once sync.Once
+}
+
+// Close closes the store beneath, after which no row is opened or sealed, and wipes the keys.
+func (s *store) Close() error {
+	err := s.Store.Close()
+	s.once.Do(s.box.wipe)
+	return err
 }
 
 func (s *store) View(fn func(kv.Reader) error) error {
@@ -57,11 +66,7 @@ func (s *store) View(fn func(kv.Reader) error) error {
 
 func (s *store) Update(fn func(kv.Txn) error) error {
 	return s.Store.Update(func(t kv.Txn) error {
-		tx := &txn{reader: reader{inner: t, box: s.box}, inner: t}
-		if err := fn(tx); err != nil {
-			return err
-		}
-		return tx.err
+		return fn(&txn{reader: reader{inner: t, box: s.box}, inner: t})
 	})
 }
 
@@ -95,17 +100,11 @@ type txn struct {
 	reader
 	inner  kv.Txn
 	sealed []byte // reused from Set to Set
-	err    error  // what Set could not return
 }
 
 func (t *txn) Set(key, value []byte) {
-	sealed, err := t.box.seal(t.sealed[:0], key, value)
-	if err != nil {
-		t.err = err
-		return
-	}
-	t.sealed = sealed
-	t.inner.Set(key, sealed)
+	t.sealed = t.box.seal(t.sealed[:0], key, value)
+	t.inner.Set(key, t.sealed)
 }
 
 func (t *txn) Delete(key []byte) { t.inner.Delete(key) }
@@ -117,7 +116,7 @@ type box struct {
 	known [knownKeys]atomic.Pointer[derived] // by a byte of the prefix: rows that were written together are read together
 }
 
-// turn is the use of one nonce prefix for the rows that are sealed next: deriving its key costs more than sealing a row.
+// turn is the use of one nonce prefix for the rows that are sealed next: deriving its key costs more than sealing a row. It holds the key.
 type turn struct {
 	*derived
 	left atomic.Int64
@@ -134,51 +133,66 @@ func newBox(x *xaes) *box {
 	return b
 }
 
-// sealer returns the key for the next row.
-func (b *box) sealer() (*derived, error) {
+// sealer returns the key for the next row, and makes the caller one of its holders.
+func (b *box) sealer() *derived {
 	t := b.turn.Load()
-	if t.left.Add(-1) >= 0 {
-		return t.derived, nil
+	if t.left.Add(-1) >= 0 && t.aead.Hold() {
+		return t.derived
 	}
 	var prefix [prefixSize]byte
 	_, _ = rand.Read(prefix[:]) // never fails: crypto/rand ends the process instead
-	d, err := b.x.derive(prefix)
-	if err != nil {
-		return nil, err
-	}
+	d := b.x.derive(prefix)
 	next := &turn{derived: d}
 	next.left.Store(prefixRows - 1)
-	b.turn.CompareAndSwap(t, next) // who comes second uses his prefix for one row
-	return d, nil
+	d.aead.Hold() // for the turn
+	switch {
+	case !b.turn.CompareAndSwap(t, next):
+		d.aead.Wipe() // who comes second uses his prefix for one row
+	case t.derived != nil:
+		t.aead.Wipe()
+	}
+	return d
 }
 
-// opener returns the key of a nonce.
-func (b *box) opener(nonce []byte) (*derived, error) {
+// opener returns the key of a nonce, and makes the caller one of its holders.
+func (b *box) opener(nonce []byte) *derived {
 	prefix := [prefixSize]byte(nonce)
 	slot := &b.known[prefix[0]%knownKeys]
-	if d := slot.Load(); d != nil && d.prefix == prefix {
-		return d, nil
+	if d := slot.Load(); d != nil && d.prefix == prefix && d.aead.Hold() {
+		return d
 	}
-	d, err := b.x.derive(prefix)
-	if err == nil {
-		slot.Store(d)
+	d := b.x.derive(prefix)
+	d.aead.Hold() // for the slot
+	if old := slot.Swap(d); old != nil {
+		old.aead.Wipe()
 	}
-	return d, err
+	return d
+}
+
+// wipe lets all keys go. Nothing is sealed or opened any more.
+func (b *box) wipe() {
+	if t := b.turn.Swap(&turn{}); t.derived != nil {
+		t.aead.Wipe()
+	}
+	for i := range b.known {
+		if d := b.known[i].Swap(nil); d != nil {
+			d.aead.Wipe()
+		}
+	}
+	b.x.wipe()
 }
 
 // seal appends the sealed value to dst.
-func (b *box) seal(dst, key, value []byte) ([]byte, error) {
-	d, err := b.sealer()
-	if err != nil {
-		return nil, err
-	}
+func (b *box) seal(dst, key, value []byte) []byte {
+	d := b.sealer()
+	defer d.aead.Wipe()
 	dst = append(dst, Version)
 	dst = append(dst, d.prefix[:]...)
 	at := len(dst)
 	dst = append(dst, make([]byte, nonceSize-prefixSize)...)
 	nonce := dst[at:]
 	_, _ = rand.Read(nonce) // never fails: crypto/rand ends the process instead
-	return d.aead.Seal(dst, nonce, value, key), nil
+	return d.aead.Seal(dst, nonce, value, key)
 }
 
 // open appends the value to dst; with a nil dst it decrypts in place and returns a part of sealed.
@@ -193,10 +207,8 @@ func (b *box) open(key, sealed, dst []byte) ([]byte, error) {
 	if dst == nil {
 		dst = ciphertext[:0]
 	}
-	d, err := b.opener(nonce)
-	if err != nil {
-		return nil, err
-	}
+	d := b.opener(nonce)
+	defer d.aead.Wipe()
 	value, err := d.aead.Open(dst, nonce[prefixSize:], ciphertext, key)
 	if err != nil {
 		return nil, fmt.Errorf("sealed: row %x is not authentic: %w", key, kv.ErrCorrupt)

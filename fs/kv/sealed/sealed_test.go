@@ -5,6 +5,7 @@ import (
 	"crypto/sha3"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -17,19 +18,15 @@ import (
 
 // seal appends the sealed plaintext (its length plus tagSize) to dst.
 func (x *xaes) seal(dst, nonce, plaintext, additional []byte) ([]byte, error) {
-	d, err := x.derive([prefixSize]byte(nonce))
-	if err != nil {
-		return nil, err
-	}
+	d := x.derive([prefixSize]byte(nonce))
+	defer d.aead.Wipe()
 	return d.aead.Seal(dst, nonce[prefixSize:], plaintext, additional), nil
 }
 
 // open appends the plaintext to dst.
 func (x *xaes) open(dst, nonce, ciphertext, additional []byte) ([]byte, error) {
-	d, err := x.derive([prefixSize]byte(nonce))
-	if err != nil {
-		return nil, err
-	}
+	d := x.derive([prefixSize]byte(nonce))
+	defer d.aead.Wipe()
 	return d.aead.Open(dst, nonce[prefixSize:], ciphertext, additional)
 }
 
@@ -184,11 +181,7 @@ func TestNoncesDiffer(t *testing.T) {
 	for i := range nonces {
 		g.Go(func() {
 			for range each {
-				s, err := b.seal(nil, []byte("k"), nil)
-				if err != nil {
-					t.Error(err)
-					return
-				}
+				s := b.seal(nil, []byte("k"), nil)
 				nonces[i] = append(nonces[i], string(s[1:1+nonceSize]))
 			}
 		})
@@ -207,6 +200,43 @@ func TestNoncesDiffer(t *testing.T) {
 	}
 	if len(rows) < sealers {
 		t.Fatalf("%d prefixes", len(rows))
+	}
+}
+
+// TestKeysAreWiped seals and opens rows from several goroutines, over more prefixes than are kept, while their keys take each other's
+// places: what is open is held, and when the store is closed no key is left.
+func TestKeysAreWiped(t *testing.T) {
+	key := testKey(t, 1)
+	defer key.Wipe()
+	before := crypto.LiveKeys()
+	x, err := newXAES(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &store{Store: memkv.New(), box: newBox(x)}
+	const workers, prefixes = 4, 3 * knownKeys
+	var g sync.WaitGroup
+	for i := range workers {
+		g.Go(func() {
+			for n := range prefixes {
+				row := fmt.Appendf(nil, "%d/%d", i, n)
+				sealed := s.box.seal(nil, row, []byte("value"))
+				if value, err := s.box.open(row, sealed, make([]byte, 0, 16)); err != nil || string(value) != "value" {
+					t.Errorf("row %s: %q, %v", row, value, err)
+				}
+				s.box.turn.Load().left.Store(0) // the next row gets another prefix
+			}
+		})
+	}
+	g.Wait()
+	if n := crypto.LiveKeys() - before; n < 2 || n > 2+knownKeys { // that of the store and that of the turn, which may be a known one
+		t.Errorf("%d keys are kept", n)
+	}
+	for range 2 {
+		_ = s.Close()
+	}
+	if n := crypto.LiveKeys(); n != before {
+		t.Errorf("%d keys are left of a closed store", n-before)
 	}
 }
 
@@ -244,7 +274,7 @@ func BenchmarkSeal200(b *testing.B) {
 	var dst []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		dst, _ = bx.seal(dst[:0], key, value)
+		dst = bx.seal(dst[:0], key, value)
 	}
 }
 
@@ -252,7 +282,7 @@ func BenchmarkOpen200(b *testing.B) {
 	x, _ := newXAES(make([]byte, 32))
 	bx := newBox(x)
 	value, key := make([]byte, 200), []byte("i12345678")
-	s, _ := bx.seal(nil, key, value)
+	s := bx.seal(nil, key, value)
 	dst := make([]byte, 0, 256)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -2,9 +2,10 @@ package sealed
 
 import (
 	"crypto/aes"
-	"crypto/cipher"
 	"crypto/subtle"
 	"errors"
+
+	"github.com/kmsfs/kmsfs/crypto"
 )
 
 const (
@@ -17,14 +18,14 @@ const (
 // the first half of a 192-bit nonce. The nonce is long enough to be drawn at random for every row, for ever. Safe for
 // concurrent use.
 type xaes struct {
-	block cipher.Block        // AES-256 under the key
+	block *crypto.Block       // AES-256 under the key
 	k1    [aes.BlockSize]byte // CMAC's first subkey
 }
 
-// derived is the AEAD for the nonces that begin with prefix. Immutable.
+// derived is the AEAD for the nonces that begin with prefix. Immutable but for its holders.
 type derived struct {
 	prefix [prefixSize]byte
-	aead   cipher.AEAD
+	aead   *crypto.AEAD
 }
 
 // newXAES does not keep key.
@@ -32,11 +33,7 @@ func newXAES(key []byte) (*xaes, error) {
 	if len(key) != 32 {
 		return nil, errors.New("sealed: the key must have 32 bytes")
 	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	x := &xaes{block: block}
+	x := &xaes{block: crypto.NewBlock(key)}
 	x.block.Encrypt(x.k1[:], x.k1[:])
 	msb := byte(0)
 	for i := len(x.k1) - 1; i >= 0; i-- {
@@ -46,7 +43,8 @@ func newXAES(key []byte) (*xaes, error) {
 	return x, nil
 }
 
-func (x *xaes) derive(prefix [prefixSize]byte) (*derived, error) {
+// derive makes the caller the holder of what it returns.
+func (x *xaes) derive(prefix [prefixSize]byte) *derived {
 	key := make([]byte, 0, 2*aes.BlockSize)
 	key = append(key, 0, 1, 'X', 0)
 	key = append(key, prefix[:]...)
@@ -56,11 +54,11 @@ func (x *xaes) derive(prefix [prefixSize]byte) (*derived, error) {
 	subtle.XORBytes(key[aes.BlockSize:], key[aes.BlockSize:], x.k1[:])
 	x.block.Encrypt(key[:aes.BlockSize], key[:aes.BlockSize])
 	x.block.Encrypt(key[aes.BlockSize:], key[aes.BlockSize:])
-	block, err := aes.NewCipher(key)
-	clear(key)
-	if err != nil {
-		return nil, err
-	}
-	aead, err := cipher.NewGCM(block)
-	return &derived{prefix: prefix, aead: aead}, err
+	defer clear(key)
+	return &derived{prefix: prefix, aead: crypto.NewGCM(key)}
+}
+
+func (x *xaes) wipe() {
+	x.block.Wipe()
+	clear(x.k1[:])
 }
