@@ -27,6 +27,7 @@ scan_log() { # the daemon's log may name principals and aliases, for operators
   mkdir -p "$T/logs" && cp "$T/store"/daemon.log* "$T/logs/" && dd if=/dev/zero of="$T/logs/filling" bs=1M count=1 status=none
   scan "$T/markers" "$T/logs"
 }
+kms_address() { sed -n 's/.*msg="kms endpoint" address=//p' "$T/store/daemon.log" | tail -n 1; }
 export here T
 share scan scan_log
 
@@ -37,7 +38,7 @@ export KMSFS_PASSPHRASE_FILE=$T/pass1
 
 story "a store, and everything that can be named or described"
 works kmsfs init --passphrase-file "$T/pass1" --admin admin
-works kmsfs serve --debug
+works kmsfs serve --debug --kms-listen 127.0.0.1:0
 works kmsfs unlock add passphrase --new-passphrase-file "$T/pass2"
 works kmsfs principal create "$principal_name" --policy AmazonS3FullAccess
 works kmsfs group create "$group_name"
@@ -47,8 +48,8 @@ works kmsfs principal attach "$principal_name" "$T/policy.json"
 works kmsfs bucket create "$bucket" --sse "aws:kms:alias/$alias_name"
 works kmsfs bucket create "${new_bucket//_/}"
 works kmsfs principal access-key create admin
-grep -oE '[A-Za-z0-9+/]{40}' "$T/.io/out" | sed 's/^/access_secret\t/' >>"$T/all"
-works grep -q access_secret "$T/all"
+access_id=$(grep -oE 'AK[A-Z0-9]{18}' "$T/.io/out") access_secret=$(grep -oE '[A-Za-z0-9+/]{40}' "$T/.io/out")
+printf 'access_secret\t%s\n' "${access_secret:?}" >>"$T/all"
 works mkdir "$T/m"
 works kmsfs mount --principal admin "$T/m"
 
@@ -98,7 +99,7 @@ wait "$writer" 2>/dev/null
 within 60 no_daemon
 works scan "$T/all" "$T/store"
 works scan_log
-works kmsfs serve --debug
+works kmsfs serve --debug --kms-listen 127.0.0.1:0
 works kmsfs mount --principal admin "$T/m"
 LIMIT=240 works use "$T/m/${new_bucket//_/}"
 works kmsfs audit verify
@@ -108,33 +109,60 @@ works kmsfs fsck --data
 story "the mount is gone, and the daemon goes on: nothing of it is left in memory"
 daemon=""
 for p in $(daemons); do ! tr '\0' '\n' <"/proc/$p/cmdline" | grep -qx serve || daemon=$p; done
-# A data key as KMS hands it out, and the answer that carried it.
-cat >"$T/datakey.py" <<'PY'
-import base64, socket, sys
-body = '{"KeyId":"alias/%s","KeySpec":"AES_256"}' % sys.argv[2]
-s = socket.socket(socket.AF_UNIX)
-s.connect(sys.argv[1])
-s.sendall(("POST / HTTP/1.1\r\nHost: kms\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.1\r\n"
-           "X-Amz-Target: TrentService.GenerateDataKey\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)).encode())
-got = b""
-while True:
-    b = s.recv(65536)
-    if not b:
-        break
-    got += b
-plain = got.split(b'"Plaintext":"')[1].split(b'"')[0]
-assert len(base64.b64decode(plain)) == 32
-print("data_key\t" + plain.decode())
-print("data_key_raw\t" + base64.b64decode(plain).hex())
+# What KMS clients send and get, on both of its ways: calls.py writes it down for the scanner, a line each.
+cat >"$T/calls.py" <<'PY'
+import base64, datetime, hashlib, hmac, json, os, socket, sys
+unix, tcp, key_id, secret, alias, common = sys.argv[1:]
+def signed(target, body):
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    headers = {"content-type": "application/x-amz-json-1.1", "host": tcp, "x-amz-date": now, "x-amz-target": target}
+    text = "POST\n/\n\n" + "".join("%s:%s\n" % h for h in sorted(headers.items())) + "\n" + ";".join(sorted(headers)) + "\n" + hashlib.sha256(body).hexdigest()
+    scope = now[:8] + "/us-east-1/kms/aws4_request"
+    text, key = "AWS4-HMAC-SHA256\n" + now + "\n" + scope + "\n" + hashlib.sha256(text.encode()).hexdigest(), ("AWS4" + secret).encode()
+    for part in scope.split("/") + [text]:
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    return "X-Amz-Date: %s\r\nAuthorization: AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s\r\n" % (
+        now, key_id, scope, ";".join(sorted(headers)), key.hex())
+def call(way, operation, **args):
+    target, body = "TrentService." + operation, json.dumps(args).encode()
+    if way == "tcp":
+        host, port = tcp.rsplit(":", 1)
+        s, more = socket.create_connection((host, int(port))), signed(target, body)
+    else:
+        s, more = socket.socket(socket.AF_UNIX), ""
+        s.connect(unix)
+    s.sendall(("POST / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.1\r\nX-Amz-Target: %s\r\n%s"
+               "Content-Length: %d\r\n\r\n" % (tcp, target, more, len(body))).encode() + body)
+    got = b"".join(iter(lambda: s.recv(65536), b""))
+    assert b" 200 " in got.split(b"\r\n")[0], got
+    return json.loads(got.partition(b"\r\n\r\n")[2])
+for way in ("unix", "tcp"):
+    text = common + way + os.urandom(15).hex()
+    blob = call(way, "Encrypt", KeyId="alias/" + alias, Plaintext=base64.b64encode(text.encode()).decode())["CiphertextBlob"]
+    assert base64.b64decode(call(way, "Decrypt", CiphertextBlob=blob)["Plaintext"]).decode() == text
+    print("kms_text_%s\t%s" % (way, text))
+    for name, operation, args in (("data_key", "GenerateDataKey", {"KeySpec": "AES_256"}), ("long_key", "GenerateDataKey", {"NumberOfBytes": 64}),
+                                  ("random", "GenerateRandom", {"NumberOfBytes": 32})):
+        plain = call(way, operation, **args, **({} if name == "random" else {"KeyId": "alias/" + alias}))["Plaintext"]
+        print("%s_%s\t%s\n%s_%s_raw\t%s" % (name, way, plain, name, way, base64.b64decode(plain).hex()))
 PY
-works /usr/bin/python3 "$T/datakey.py" "$T/store/kms.sock" "$alias_name"
+works /usr/bin/python3 "$T/calls.py" "$T/store/kms.sock" "$(kms_address)" \
+  "$access_id" "$access_secret" "$alias_name" "$common"
 cat "$T/.io/out" >>"$T/all"
-grep _raw "$T/.io/out" >>"$T/markers" # the answer's text may stay on a stack of net/http, which no collection overwrites
+cat "$T/.io/out" >>"$T/markers"
 # The scanner finds what is there: while it is mounted, names and contents are in memory.
 LIMIT=300 matches 'as raw, in' bash -c 'scan "$@" || true' bash "$T/markers" "pid:$daemon"
 works kmsfs umount "$T/m"
 within 60 grep -q 'memory tidied' "$T/store/daemon.log"
 LIMIT=300 works scan "$T/markers" "pid:$daemon"
+
+story "nor of what KMS clients sent and got, though no mount ends"
+works /usr/bin/python3 "$T/calls.py" "$T/store/kms.sock" "$(kms_address)" "$access_id" "$access_secret" "$alias_name" "$common"
+cp "$T/.io/out" "$T/calls"
+cat "$T/calls" >>"$T/all"
+calls=$(grep -c 'memory tidied' "$T/store/daemon.log")
+within 60 sh -c "[ \$(grep -c 'memory tidied' $T/store/daemon.log) -gt $calls ]"
+LIMIT=300 works scan "$T/calls" "pid:$daemon"
 
 story "nor in any byte of the store, closed in order or killed"
 works scan_log

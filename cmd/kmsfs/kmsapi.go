@@ -43,7 +43,7 @@ func kmsArgs(c *cli.Context) []string {
 // if that was asked for, until the returned function is called.
 func startKMS(c *cli.Context, dir string, s *store, d *host.Daemon, log *slog.Logger) (stop func(), err error) {
 	server := kmsapi.New(kmsapi.Config{
-		Keystore: s.keystore, Principals: s.principals, PrincipalFor: d.PrincipalFor, Clock: time.Now, Log: log,
+		Keystore: s.keystore, Principals: s.principals, PrincipalFor: d.PrincipalFor, Clock: time.Now, Log: log, Handed: d.Handed,
 	})
 	var tcp net.Listener
 	if address := c.String("kms-listen"); address != "" {

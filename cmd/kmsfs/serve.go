@@ -134,6 +134,9 @@ func printStatus(w io.Writer, s host.Status) {
 				row("held:", fmt.Sprintf("%.1f MiB live, %.1f MiB dead, %.1f MiB metadata", mib(h.Live), mib(h.Dead), mib(h.Metadata)))
 			}
 		}
+		if s.Running && !s.KeysLocked {
+			row("keys:", "not all in locked memory, so they may be swapped out (ulimit -l)")
+		}
 		if s.Running {
 			row("mounts:", fmt.Sprint(len(s.Mounts)))
 		}

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,6 +69,7 @@ type rig struct {
 	address string // of TCP
 	socket  string
 	creds   map[string]aws.Credentials
+	handed  atomic.Int32 // calls that had plaintext in them
 }
 
 func newRig(t testing.TB) *rig {
@@ -88,7 +90,7 @@ func newRig(t testing.TB) *rig {
 	r.ok(err)
 	r.person("admin", "AdministratorAccess")
 	r.server = New(Config{
-		Keystore: r.keys, Principals: r.people, Clock: time.Now,
+		Keystore: r.keys, Principals: r.people, Clock: time.Now, Handed: func() { r.handed.Add(1) },
 		PrincipalFor: func(uid uint32, name string) (string, error) {
 			bound := r.people.ByUID(uid)
 			if name == "" && len(bound) > 0 {

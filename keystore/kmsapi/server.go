@@ -43,6 +43,8 @@ type Config struct {
 	PrincipalFor func(uid uint32, name string) (string, error)
 	Clock        func() time.Time
 	Log          *slog.Logger // nil = none
+	// Handed is told of every call that had plaintext in it. nil = nobody is.
+	Handed func()
 }
 
 // Server answers KMS calls. Its methods may be called concurrently.
@@ -302,6 +304,9 @@ func (s *Server) fromPeer(r *http.Request, _ []byte, c *keystore.Call) error {
 	return nil
 }
 
+// handles are the operations that have plaintext in their request or answer.
+var handles = map[string]bool{"Encrypt": true, "Decrypt": true, "GenerateDataKey": true, "GenerateRandom": true}
+
 // handler answers requests.
 func (s *Server) handler(who authenticate) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -313,6 +318,9 @@ func (s *Server) handler(who authenticate) http.Handler {
 		w.Header().Set("X-Amzn-Requestid", c.RequestID)
 		w.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate, private")
 		result, err := s.answer(w, r, who, c)
+		if handles[strings.TrimPrefix(r.Header.Get("X-Amz-Target"), targetPrefix)] && s.cfg.Handed != nil {
+			defer s.cfg.Handed()
+		}
 		if err != nil {
 			s.fail(w, c, err)
 			return

@@ -376,6 +376,32 @@ func TestStatesAndAuthorization(t *testing.T) {
 	want("S10", decrypt("alice", context), keystore.CodeNotFound, "Key '"+key+"' does not exist")
 }
 
+// TestHanded: of every call that had plaintext in it, and of no other, the server's owner is told before it is answered.
+func TestHanded(t *testing.T) {
+	r := newRig(t)
+	key := r.newKey("")
+	told := func(op string, in out, want int32) map[string]any {
+		t.Helper()
+		before := r.handed.Load()
+		fields := r.do("admin", op, in)
+		if n := r.handed.Load() - before; n != want {
+			t.Errorf("%s: told %d times, want %d", op, n, want)
+		}
+		return fields
+	}
+	blob := told("Encrypt", out{"KeyId": key, "Plaintext": []byte("text")}, 1)["CiphertextBlob"]
+	told("Decrypt", out{"CiphertextBlob": blob}, 1)
+	told("GenerateDataKey", out{"KeyId": key, "KeySpec": "AES_256"}, 1)
+	told("GenerateRandom", out{"NumberOfBytes": 32}, 1)
+	told("GenerateDataKeyWithoutPlaintext", out{"KeyId": key, "KeySpec": "AES_256"}, 0)
+	told("ReEncrypt", out{"CiphertextBlob": blob, "DestinationKeyId": key}, 0)
+	told("DescribeKey", out{"KeyId": key}, 0)
+	before := r.handed.Load()
+	if a := r.call("admin", "Encrypt", `{"KeyId":"alias/nobody","Plaintext":"dGV4dA=="}`); a.status == http.StatusOK || r.handed.Load() != before+1 {
+		t.Errorf("a refused Encrypt: %d, told %d times", a.status, r.handed.Load()-before)
+	}
+}
+
 // TestUnixSocket: there the uid decides, and a signature does not.
 func TestUnixSocket(t *testing.T) {
 	r := newRig(t)

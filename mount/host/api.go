@@ -125,6 +125,7 @@ type Status struct {
 	Space      *Space      `json:"space,omitempty"`
 	KMS        string      `json:"kmsAddress,omitempty"` // host:port of the KMS endpoint
 	Goroutines int         `json:"goroutines,omitempty"` // of the daemon
+	KeysLocked bool        `json:"keysLocked"`           // all keys of the daemon lie in memory that is not swapped out
 }
 
 // Space is how full the store is, in bytes.

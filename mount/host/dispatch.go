@@ -133,6 +133,9 @@ func noArgs(run func(*call) (any, error)) func(*call, json.RawMessage) (any, err
 	return with(func(c *call, _ NoArgs) (any, error) { return run(c) })
 }
 
+// secretive are the commands that have a secret among their arguments or in their result.
+var secretive = map[string]bool{CmdUnlockAdd: true, CmdKeyExport: true, CmdKeyImport: true, CmdAccessKeyCreate: true}
+
 // Dispatch does one command for peer. It is a control.Handler. ctx ends when
 // the caller hangs up; emit carries the items of streaming commands.
 func (d *Daemon) Dispatch(ctx context.Context, peer control.Peer, req control.Request, emit control.Emit) control.Response {
@@ -144,6 +147,9 @@ func (d *Daemon) Dispatch(ctx context.Context, peer control.Peer, req control.Re
 		}}
 	}
 	c := &call{d: d, ctx: ctx, peer: peer, name: req.Command, emit: emit}
+	if secretive[req.Command] {
+		defer d.Handed()
+	}
 	result, err := d.run(c, cmd, req)
 	if err != nil {
 		d.log.Debug("command failed", "command", req.Command, "uid", peer.UID, "principal", c.as, "err", err)

@@ -64,6 +64,7 @@ type Config struct {
 	PID        int
 	Clock      func() time.Time
 	Log        *slog.Logger
+	TidyLater  time.Duration // 0: 10 s. After at most that long nothing is left of secrets that were handed out
 }
 
 // Daemon runs one store.
@@ -89,12 +90,16 @@ type Daemon struct {
 	pending  int                 // mount commands under way
 	ending   bool
 	tidying  *time.Timer // set while a tidying is due
+	tidyDue  time.Time
 }
 
 // New makes a Daemon.
 func New(c Config) *Daemon {
 	if c.Kernel == nil {
 		c.Kernel = Direct{}
+	}
+	if c.TidyLater <= 0 {
+		c.TidyLater = tidyLater
 	}
 	hub := mount.NewHub(mount.HubConfig{Volume: c.Volume, Keystore: c.Keystore, Principals: c.Principals, Log: c.Log})
 	return &Daemon{

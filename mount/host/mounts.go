@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/mount"
 	"github.com/kmsfs/kmsfs/mount/control"
 	"github.com/kmsfs/kmsfs/mount/fusefs"
@@ -53,7 +54,7 @@ func (c *call) status() (any, error) {
 	s := Status{
 		Running: d.cfg.Mount != nil, Store: d.cfg.Dir, StoreID: d.cfg.Info.StoreID, Account: d.cfg.Info.Account,
 		Region: d.cfg.Info.Region, PID: d.cfg.PID, Since: &d.since, Persistent: d.cfg.Persistent, Mounts: []MountInfo{}, KMS: d.kmsAddress(),
-		Goroutines: runtime.NumGoroutine(),
+		Goroutines: runtime.NumGoroutine(), KeysLocked: crypto.LockedMemory(),
 	}
 	for _, m := range d.table() {
 		// A mount that one may not end one need not see.
