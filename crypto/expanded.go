@@ -77,21 +77,19 @@ func movable(t reflect.Type) bool {
 
 // inOnePiece reports whether values of a type have no pointer in them.
 func inOnePiece(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		return true
-	case reflect.Array:
+	kind := t.Kind()
+	if kind == reflect.Array {
 		return inOnePiece(t.Elem())
-	case reflect.Struct:
-		for i := range t.NumField() {
-			if !inOnePiece(t.Field(i).Type) {
-				return false
-			}
-		}
-		return true
 	}
-	return false
+	if kind != reflect.Struct {
+		return kind >= reflect.Bool && kind <= reflect.Uint64 // the whole numbers
+	}
+	for i := range t.NumField() {
+		if !inOnePiece(t.Field(i).Type) {
+			return false
+		}
+	}
+	return true
 }
 
 // AEAD is a cipher.AEAD with its key in locked memory. It has a holder to begin with, and one more for each Hold. Each of them calls Wipe

@@ -86,7 +86,7 @@ func TestExpanded(t *testing.T) {
 // scattered has a pointer in it, as a cipher of another library may have.
 type scattered struct {
 	cipher.AEAD
-	key *[KeySize]byte
+	more *[KeySize]byte
 }
 
 // TestScattered: what cannot be moved works where it is, and is told of.
@@ -101,7 +101,7 @@ func TestScattered(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := LiveKeys()
-	k := Keep(&scattered{AEAD: g})
+	k := Keep(&scattered{AEAD: g, more: new([KeySize]byte)})
 	sealed := k.Seal(nil, make([]byte, 12), []byte("text"), nil)
 	if opened, err := k.Open(nil, make([]byte, 12), sealed, nil); err != nil || string(opened) != "text" {
 		t.Errorf("%q, %v", opened, err)

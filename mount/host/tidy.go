@@ -37,7 +37,7 @@ func (d *Daemon) Handed() {
 
 // tidyIn tidies after a while, or sooner if that is due. mu is held.
 func (d *Daemon) tidyIn(wait time.Duration, level slog.Level) {
-	due := time.Now().Add(wait)
+	due := d.cfg.Clock().Add(wait)
 	if d.ending || d.tidying != nil && !due.Before(d.tidyDue) {
 		return
 	}
