@@ -6,10 +6,11 @@
 // encoding/gob, encoding/xml and anything that asks for text or binary, and
 // cannot be compared with ==. The bytes leave only through Expose, so that
 // `grep Expose` lists every place that touches them. They lie in locked memory
-// outside Go's heap (arena.go), and Wipe overwrites them at once. What the
-// standard library makes of them, HMAC states and expanded AES key schedules, is
-// on the heap until the garbage collector frees it; processes that hold keys
-// should let it overwrite what it frees, and refuse to dump core.
+// outside Go's heap (arena.go), and Wipe overwrites them at once. So do the key
+// schedules of AEAD and Block, into which the standard library expands them
+// (expanded.go). What lies on stacks while something is computed is overwritten
+// where it is ours; processes that hold keys should have the garbage collector
+// overwrite what it frees, and refuse to dump core.
 //
 // A Context is the encryption context of S3 and KMS: a set of name and value
 // pairs that is bound to a ciphertext as associated data. Its canonical
