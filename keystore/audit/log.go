@@ -166,7 +166,10 @@ func (l *Log) Append(e *Event) error {
 		e.EventTime.Time = l.clock()
 	}
 	en := entry{line: lines.Get().(*[]byte), at: e.EventTime.Time}
-	*en.line = l.encode((*en.line)[:0], e)
+	small := (*en.line)[:cap(*en.line)]
+	if *en.line = l.encode(small[:0], e); cap(*en.line) != len(small) {
+		clear(small) // what an event that outgrew it left there
+	}
 	strict := l.settings.Load().Strict
 	if strict {
 		en.done = make(chan error, 1)

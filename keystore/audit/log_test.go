@@ -406,6 +406,44 @@ func TestEventsWaitForTheDisk(t *testing.T) {
 	}
 }
 
+// TestLinesAreWiped: events wait in buffers in plaintext, names of files among it, until they are sealed and written. Then nothing of them is
+// in these buffers, which are used again, be the events long or short.
+func TestLinesAreWiped(t *testing.T) {
+	var l *Log
+	var seen [][]byte // whole buffers; appended to by the writer, before Flush returns
+	l = mustOpen(t, t.TempDir(), Options{Wrap: func(f *os.File) File {
+		return &faulty{File: f, onWrite: func([]byte, int64) (int, error) {
+			if l == nil {
+				return 0, nil // Open writes a header
+			}
+			for _, en := range l.w.pending {
+				seen = append(seen, (*en.line)[:cap(*en.line)])
+			}
+			return 0, nil
+		}}
+	}})
+	defer l.Close()
+	for i, size := range []int{0, 3 * largeLine, 100, largeLine / 2, 10} {
+		e := event(i)
+		e.AdditionalEventData.Kmsfs.Path = "/pay/secretname-" + strings.Repeat("x", size)
+		if err := l.Append(e); err != nil {
+			t.Fatal(err)
+		}
+		had := len(seen)
+		if err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if len(seen) == had {
+			t.Fatal("an event was written from no buffer")
+		}
+		for _, b := range seen {
+			if !bytes.Equal(b, make([]byte, len(b))) {
+				t.Fatalf("event %d: something of an event is left in a buffer: %.200q", i, bytes.Trim(b, "\x00"))
+			}
+		}
+	}
+}
+
 func TestOversizedEvent(t *testing.T) {
 	l := mustOpen(t, t.TempDir(), Options{})
 	defer l.Close()
