@@ -29,6 +29,20 @@ confined() {
 }
 share threads
 
+# schedules PID: how many expanded AES keys lie in locked pages of a process, and how many elsewhere in its memory.
+here=$(cd "$(dirname "$0")" && pwd)
+export here
+schedules() { /usr/bin/python3 "$here/aeskeys.py" "$1"; }
+# keys_locked PID: there are some, and all are in locked pages.
+keys_locked() {
+  if [ "$(uname -m)" = x86_64 ]; then
+    LIMIT=300 matches '^[1-9][0-9]* 0$' schedules "$1"
+  else
+    skip "expanded keys lie in locked pages" "where they are is known of x86_64 alone"
+  fi
+}
+share schedules
+
 none=0000000000000000
 mounting=00000000002000c6 # SYS_ADMIN, SETUID, SETGID, DAC_OVERRIDE, DAC_READ_SEARCH
 
@@ -58,6 +72,13 @@ works as alice kmsfs mount "$a"
 works as alice sh -c "echo hers >$a/box/f"
 works kmsfs mount --principal admin "$(mkdir "$T/m" && echo "$T/m")"
 prints hers cat "$T/m/box/f"
+works sh -c "head -c 3000000 /dev/urandom >$T/m/box/long"
+exec 7<"$T/m/box/long"
+works sh -c "cat <&7 | wc -c"
+keys_locked "$daemon"
+lacks 'keys:' kmsfs status
+matches '"keysLocked": true' kmsfs status --json
+exec 7<&-
 works as alice kmsfs umount "$a"
 works kmsfs mount --principal alice "$a"
 prints hers as alice cat "$a/box/f"
@@ -100,6 +121,7 @@ prints 0 threads "$supervisor" NoNewPrivs
 works as alice mkdir "$a/mine"
 works as alice sh -c "echo x >$a/mine/f"
 prints x as alice cat "$a/mine/f"
+keys_locked "$daemon"
 
 story "nor does it let its own user look into its memory"
 for p in "$daemon" "$supervisor"; do
