@@ -52,6 +52,14 @@ func (a *arena[T]) take() (place *T, inside bool) {
 	return place, true
 }
 
+// without counts what lies on the heap for want of a place. give takes it back like one.
+func (a *arena[T]) without() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.live++
+	a.outside++
+}
+
 // give takes a place back, which is full of zeros again.
 func (a *arena[T]) give(place *T, inside bool) {
 	a.mu.Lock()

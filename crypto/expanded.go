@@ -28,10 +28,7 @@ type expanded struct {
 func move[T any](v T) (T, expanded) {
 	old, t := pointee(v)
 	if old == nil || len(old) > scheduleSize {
-		schedules.mu.Lock()
-		defer schedules.mu.Unlock()
-		schedules.outside++
-		schedules.live++
+		schedules.without()
 		return v, expanded{}
 	}
 	var e expanded
@@ -41,15 +38,11 @@ func move[T any](v T) (T, expanded) {
 	return reflect.NewAt(t, unsafe.Pointer(e.place)).Interface().(T), e
 }
 
-// end overwrites the place and gives it back.
+// end overwrites the place, if there is one, and gives it back.
 func (e expanded) end() {
-	if e.place == nil {
-		schedules.mu.Lock()
-		defer schedules.mu.Unlock()
-		schedules.live--
-		return
+	if e.place != nil {
+		wipe(e.place[:])
 	}
-	wipe(e.place[:])
 	schedules.give(e.place, e.inside)
 }
 

@@ -17,17 +17,24 @@ func random(n int) []byte {
 	return b
 }
 
-// TestExpanded: the schedule of a cipher lies in locked pages, nowhere else, does what the library's does, and is gone with its last holder.
-func TestExpanded(t *testing.T) {
-	key, nonce, text, ad := random(KeySize), random(12), random(5000), random(100)
+// library is the standard library's AES and its GCM under a key.
+func library(t *testing.T, key []byte) (cipher.Block, cipher.AEAD) {
+	t.Helper()
 	b, err := aes.NewCipher(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	reference, err := cipher.NewGCM(b)
+	g, err := cipher.NewGCM(b)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b, g
+}
+
+// TestExpanded: the schedule of a cipher lies in locked pages, nowhere else, does what the library's does, and is gone with its last holder.
+func TestExpanded(t *testing.T) {
+	key, nonce, text, ad := random(KeySize), random(12), random(5000), random(100)
+	b, reference := library(t, key)
 	before := LiveKeys()
 	g := NewGCM(key)
 	place := unsafe.Slice((*byte)(unsafe.Pointer(g.place.place)), scheduleSize)
@@ -92,14 +99,7 @@ type scattered struct {
 // TestScattered: what cannot be moved works where it is, and is told of.
 func TestScattered(t *testing.T) {
 	defer func(before int) { schedules.outside = before }(schedules.outside)
-	b, err := aes.NewCipher(random(KeySize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := cipher.NewGCM(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, g := library(t, random(KeySize))
 	before := LiveKeys()
 	k := Keep(&scattered{AEAD: g, more: new([KeySize]byte)})
 	sealed := k.Seal(nil, make([]byte, 12), []byte("text"), nil)
@@ -119,8 +119,7 @@ func TestSealOnce(t *testing.T) {
 	k := NewDataKey()
 	defer k.Wipe()
 	before := LiveKeys()
-	b, _ := aes.NewCipher(k.Expose())
-	reference, _ := cipher.NewGCM(b)
+	_, reference := library(t, k.Expose())
 	nonce := random(12)
 	sealed := k.Seal(nil, nonce, []byte("text"), []byte("ad"))
 	if !bytes.Equal(sealed, reference.Seal(nil, nonce, []byte("text"), []byte("ad"))) {

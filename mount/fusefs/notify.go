@@ -253,13 +253,7 @@ func (n *notifier) sets(ino mount.Ino) func() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sizing[ino]++
-	return func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if n.sizing[ino]--; n.sizing[ino] == 0 {
-			delete(n.sizing, ino)
-		}
-	}
+	return func() { n.oneLess(n.sizing, ino) }
 }
 
 // settle waits until the kernel has dropped the content that it was to drop before this call.
@@ -326,12 +320,17 @@ func (n *notifier) begin(ino mount.Ino, entry bool) {
 }
 
 func (n *notifier) end(ino mount.Ino, entry bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	m := n.writing
 	if entry {
 		m = n.changing
 	}
+	n.oneLess(m, ino)
+}
+
+// oneLess counts one request less of those in flight.
+func (n *notifier) oneLess(m map[mount.Ino]int, ino mount.Ino) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if m[ino]--; m[ino] == 0 {
 		delete(m, ino)
 	}

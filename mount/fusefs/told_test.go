@@ -145,7 +145,7 @@ func sizesChild(t *testing.T, dirs []string) {
 					t.Error(err)
 					return
 				}
-				switch r.IntN(8) {
+				switch r.IntN(8) { // the pauses are the workload: nothing is waited for
 				case 0:
 					time.Sleep(time.Duration(straggle) + time.Duration(r.IntN(2000)-1000)*time.Microsecond)
 				case 1, 2:
