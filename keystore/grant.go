@@ -174,6 +174,9 @@ func (s *Service) checkGrant(in CreateGrantInput) error {
 
 var principalPattern = regexp.MustCompile(`^arn:aws:(iam::[0-9]{12}:(root|(user|role)/[^*?\s]+)|sts::[0-9]{12}:assumed-role/[^*?\s]+/[^*?/\s]+)$`)
 
+// uniqueIDPattern is what a principal who was deleted is shown as.
+var uniqueIDPattern = regexp.MustCompile(`^A[A-Z0-9]{3}[A-Z0-9]{17}$`)
+
 func (s *Service) isPrincipal(arn string) bool {
 	if accountPattern.MatchString(arn) {
 		return true
@@ -310,6 +313,9 @@ func (s *Service) ListRetirableGrants(c *Call, retiring string) ([]Grant, error)
 	t := s.begin(c, opListRetirableGrants, audit.Parameters{RetiringPrincipal: retiring})
 	if err := t.allowIdentity(t.op.action, "*", nil); err != nil {
 		return nil, t.end(err)
+	}
+	if !accountPattern.MatchString(retiring) && !principalPattern.MatchString(retiring) && !uniqueIDPattern.MatchString(retiring) {
+		return nil, t.end(refuse(CodeInvalidARN, "ARN does not refer to a valid principal: %s", retiring))
 	}
 	var out []Grant
 	for _, k := range s.list() {

@@ -164,6 +164,15 @@ func (in *input) get(name string, required bool) (any, bool) {
 	return v, v != nil
 }
 
+// only refuses members of other names. As a rule what is unknown is ignored, as AWS does; here that would do more than was asked for.
+func (in *input) only(names ...string) {
+	for name, v := range in.fields {
+		if v != nil && !slices.Contains(names, name) {
+			in.violate("", in.path+name, "be one of: [%s]", strings.Join(names, ", "))
+		}
+	}
+}
+
 // rule is the shape of a string.
 type rule struct {
 	required bool

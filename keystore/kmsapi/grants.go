@@ -34,6 +34,7 @@ func (r *request) createGrant() (out, error) {
 	if c := r.in.structure("Constraints"); c != nil {
 		in.Subset, in.Equals = c.pairs("EncryptionContextSubset"), c.pairs("EncryptionContextEquals")
 		service = service || c.given("SourceArn")
+		c.only("EncryptionContextSubset", "EncryptionContextEquals", "SourceArn")
 	}
 	if in.Grantee == "" && !service {
 		r.in.get("GranteePrincipal", true)

@@ -96,6 +96,8 @@ func TestMalformedCalls(t *testing.T) {
 		{"CreateGrant", `{"KeyId":"x","GranteePrincipal":"x","Operations":["Fly"]}`, invalid, one + "Value 'Fly' at 'operations.1.member' failed to satisfy constraint: Member must satisfy enum value set: *"},
 		{"CreateGrant", `{"KeyId":"x","GranteePrincipal":"x","Operations":["Decrypt"],"Name":"a b"}`, invalid, one + "Value 'a b' at 'name' failed to satisfy constraint: Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$"},
 		{"CreateGrant", `{"KeyId":"` + id + `","GranteePrincipal":"x","Operations":["Decrypt"]}`, keystore.CodeInvalidARN, "*"},
+		{"CreateGrant", `{"KeyId":"` + id + `","GranteePrincipal":"` + *userARN("bob") + `","Operations":["Decrypt"],"Constraints":{"EncryptionContextEqual":{"a":"b"}}}`, invalid, one + "Value at 'constraints.EncryptionContextEqual' failed to satisfy constraint: Member must be one of: *"},
+		{"ListRetirableGrants", `{"RetiringPrincipal":"x"}`, keystore.CodeInvalidARN, "*"},
 		{"CreateGrant", `{"KeyId":"x","GranteeServicePrincipal":"x","Operations":["Decrypt"]}`, keystore.CodeUnsupportedOperation, "*"},
 		{"RetireGrant", `{}`, invalid, "*"},
 		{"RetireGrant", `{"GrantToken":"x"}`, keystore.CodeInvalidGrantToken, ""},
