@@ -216,7 +216,7 @@ func (s *Store) onLevelZero() bool {
 			below += l.NumTables
 		}
 	}
-	return below == 0 && tables > 0 && tables <= levelZeroTables
+	return below == 0 && tables > 0 && tables <= s.opt.LevelZero
 }
 
 // memLogs are the logs of Badger's tables in memory, the oldest first: Badger removes each when its table is in a file.

@@ -34,8 +34,8 @@ func openBadger(dir string, inv inventory, opt Options) (db *badger.DB, err erro
 		WithMemTableSize(opt.MemTable).
 		WithNumMemtables(2).
 		WithBaseTableSize(opt.MemTable / 2). // larger means fewer files, each with a descriptor and a mapping; smaller, smaller compactions
-		WithNumLevelZeroTables(levelZeroTables).
-		WithNumLevelZeroTablesStall(12).
+		WithNumLevelZeroTables(opt.LevelZero).
+		WithNumLevelZeroTablesStall(opt.LevelZero + 8).
 		WithNumCompactors(2).
 		WithCompression(options.None). // values are ciphertext
 		WithBlockCacheSize(0).         // tables are mapped: the page cache is the cache
@@ -44,6 +44,9 @@ func openBadger(dir string, inv inventory, opt Options) (db *badger.DB, err erro
 		WithValueThreshold(min(1<<20, opt.MemTable*15/100)).  // all values in the tables
 		WithValueLogFileSize(1 << 20)                         // never used
 	o.TableSizeMultiplier = 1
+	if opt.LevelZero > 4 { // a level that takes all of level 0 at once: with a smaller one in between everything would be written once more
+		o.BaseLevelSize = int64(opt.LevelZero) * opt.MemTable
+	}
 	if db, err = badger.OpenManaged(o); err != nil {
 		return nil, fmt.Errorf("badgerkv: open badger: %w", err)
 	}
@@ -58,9 +61,6 @@ var metaKey = []byte{metaSpace, 'k', 'm', 's', 'f', 's'}
 var fillerKey = []byte{metaSpace, 'f', 'i', 'l', 'l'}
 
 const metaFormat = 1
-
-// levelZeroTables is how many tables may lie on level 0 before Badger merges them by itself.
-const levelZeroTables = 4
 
 func encodeMeta(id [16]byte) []byte {
 	return append(binary.LittleEndian.AppendUint32(nil, metaFormat), id[:]...)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -140,10 +141,19 @@ func TestShrinks(t *testing.T) {
 	}
 }
 
-// TestShrinksWithFewTables: so does what never left Badger's level 0, on which it merges nothing by itself while there are few tables.
+// TestShrinksWithFewTables: so does what never left Badger's level 0, on which it merges nothing by itself while there are few tables:
+// as few as a small filesystem has, or a large one.
 func TestShrinksWithFewTables(t *testing.T) {
+	for _, tables := range []int{4, 16} {
+		t.Run(strconv.Itoa(tables), func(t *testing.T) { shrinksWithFewTables(t, tables) })
+	}
+}
+
+func shrinksWithFewTables(t *testing.T, tables int) {
 	dir := t.TempDir()
-	s := openTest(t, dir, tiny())
+	opt := tiny()
+	opt.LevelZero = tables
+	s := openTest(t, dir, opt)
 	const rows, atOnce = 8000, 100 // of 1000 bytes: two tables in memory, of four MiB each
 	value := make([]byte, 1000)
 	for _, fn := range []func(kv.Txn, []byte){
