@@ -58,9 +58,20 @@ func (m *rawFS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	return m.setLock(cancel, in, false)
 }
 
-// SetLkw waits for a lock; a signal ends the wait.
+// SetLkw waits for a lock; a signal ends the wait, and so does the end of the connection.
 func (m *rawFS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status {
-	return m.setLock(cancel, in, true)
+	either, done := make(chan struct{}), make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-cancel:
+		case <-m.ended:
+		case <-done:
+			return
+		}
+		close(either)
+	}()
+	return m.setLock(either, in, true)
 }
 
 func (m *rawFS) setLock(cancel <-chan struct{}, in *fuse.LkIn, wait bool) fuse.Status {

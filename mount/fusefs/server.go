@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,6 +37,7 @@ type rawFS struct {
 	listers  listers
 	reads    atomic.Uint64 // READs that came
 	opens    opens
+	ended    <-chan struct{} // closed when the connection has ended
 }
 
 // String implements fuse.RawFileSystem.
@@ -46,15 +46,18 @@ func (m *rawFS) String() string { return "kmsfs" }
 // SetDebug implements fuse.RawFileSystem.
 func (m *rawFS) SetDebug(bool) {}
 
-// Init is called before the first request is served.
-func (m *rawFS) Init(s *fuse.Server) {
-	m.notes.expire = s.KernelSettings().Flags64()&fuse.CAP_HAS_EXPIRE_ONLY != 0
+// Init implements fuse.RawFileSystem. Nobody calls it.
+func (m *rawFS) Init(*fuse.Server) {}
+
+// init is called when the kernel has said what it can, before the first request.
+func (m *rawFS) init(kernel uint64) {
+	m.notes.expire = kernel&fuse.CAP_HAS_EXPIRE_ONLY != 0
 	m.sess.SetNotifier(m.notes)
 	m.interest.learn(mount.RootIno)
 	m.sess.Acquire(mount.RootIno, 1)
 }
 
-// OnUnmount is called after the last request.
+// OnUnmount implements fuse.RawFileSystem.
 func (m *rawFS) OnUnmount() {}
 
 // end gives back what the kernel held: its handles and its knowledge of inodes.
@@ -79,7 +82,6 @@ func (m *rawFS) end() {
 // Server is a mount.
 type Server struct {
 	raw  *rawFS
-	srv  *fuse.Server
 	dir  string // absolute
 	dev  string // major:minor, as in mountinfo; empty if unknown
 	done chan struct{}
@@ -109,16 +111,17 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 		opts.detach(abs, "")
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
-	srv, err := fuse.NewServer(m, "/dev/fd/"+strconv.Itoa(fd), m.fuseOptions())
-	if err != nil { // go-fuse has closed fd
+	l, err := newLoop(m, m.fuseOptions(), fd, m.log, m.init)
+	if err != nil { // it has closed fd
 		m.fd.close()
 		opts.detach(abs, "")
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
-	s := &Server{raw: m, srv: srv, dir: abs, dev: deviceOf(abs), done: make(chan struct{})}
+	m.ended = l.ended
+	s := &Server{raw: m, dir: abs, dev: deviceOf(abs), done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		srv.Serve()
+		l.serve()
 		m.end()
 	}()
 	s.readAhead()
