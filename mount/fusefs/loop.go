@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -24,23 +25,35 @@ import (
 //
 //   - A request that waits for other users or copies much (mayWait) gets a successor before it is handled.
 //   - Who finds requests waiting again and again, sooner if they are different threads', has seen that there is work for two: one more
-//     reader, up to maxReaders. If that has not been seen for a while, there is one less.
+//     reader, up to maxReaders. If the work of the last ticks would not have kept one less busy, there is one less.
 //   - If nobody reads and nothing was taken for a tick, then what is being handled waits for something, perhaps for a request that nobody
 //     has read: one more reader, regardless of how many there are.
+//
+// A processor that has nothing to do falls asleep, and to wake it costs more than a small request. So a reader whose requests have come one
+// soon after the other looks out for the next one before it sleeps (soon), if there is a second processor for whoever will ask.
 //
 // So a wait of whatever kind holds up others for two ticks at most, and there are never more goroutines than requests that the kernel
 // has under way, and maxReaders.
 const (
 	maxReaders  = 16
 	tick        = 4 * time.Millisecond
-	fewerAfter  = 5 * tick             // without work for so many, one reader less
+	smooth      = 8                    // ticks that count for the mean of the work
+	full        = 0.9                  // how busy a reader may be
 	idleTicks   = 25                   // without a request, the ticks end until the next one
 	foundAtOnce = 4 * time.Microsecond // a read that takes longer has waited for its request
 	foundInARow = 12                   // requests of one thread; of different ones, each counts for half of it
-	requestRoom = maxWrite + 8<<10     // the longest request: a WRITE and its headers
-	replyRoom   = 8 << 10              // any reply but long data; also a path's, for READLINK
+	soon        = 30 * time.Microsecond
+	lucky       = 4 // requests that came soon, after which it pays to look out for the next; one that did not takes two off
+	luckiest    = 8
+	requestRoom = maxWrite + 8<<10 // the longest request: a WRITE and its headers
+	replyRoom   = 8 << 10          // any reply but long data; also a path's, for READLINK
 	longReply   = maxWrite + 8<<10
 )
+
+var epoch = time.Now() //nolint:forbidigo // nobody's clock but the processor's: it tells how long a system call took
+
+// elapsed is the time since the program began.
+func elapsed() time.Duration { return time.Since(epoch) }
 
 // Opcodes of the protocol, from linux/fuse.h.
 const (
@@ -100,20 +113,22 @@ var (
 
 // loop is the taking and answering of one kernel's requests.
 type loop struct {
-	ps    *fuse.ProtocolServer
-	log   *slog.Logger
-	fd    int
-	wg    sync.WaitGroup
-	ended chan struct{} // closed when the connection has ended
-	kick  chan struct{} // wakes the watch
-	start func()        // one more reader
+	ps      *fuse.ProtocolServer
+	log     *slog.Logger
+	fd      int
+	wg      sync.WaitGroup
+	ended   chan struct{} // closed when the connection has ended
+	kick    chan struct{} // wakes the watch
+	start   func()        // one more reader
+	lookOut bool          // there are processors enough to look out for requests
 
 	mu       sync.Mutex
-	readers  int       // goroutines that take one request after another
-	waiting  int       // of them, those that are not handling one
-	want     int       // how many readers there should be
-	busy     time.Time // when work for one more was seen last
-	taken    uint64    // requests so far
+	readers  int           // goroutines that take one request after another
+	waiting  int           // of them, those that are not handling one
+	want     int           // how many readers there should be
+	busy     time.Duration // what readers have worked since the last tick
+	load     float64       // how many of them were at work on the average of the last ticks
+	taken    uint64        // requests so far
 	watching bool
 	over     bool
 }
@@ -121,7 +136,7 @@ type loop struct {
 // newLoop answers the kernel's INIT, with which every connection begins, and has init called with the kernel's capabilities. The
 // descriptor becomes the loop's.
 func newLoop(fs fuse.RawFileSystem, opts *fuse.MountOptions, fd int, log *slog.Logger, init func(kernel uint64)) (l *loop, err error) {
-	l = &loop{fd: fd, log: log, ps: fuse.NewProtocolServer(fs, opts), want: 1, watching: true, ended: make(chan struct{}), kick: make(chan struct{}, 1)}
+	l = &loop{lookOut: runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1, fd: fd, log: log, ps: fuse.NewProtocolServer(fs, opts), want: 1, watching: true, ended: make(chan struct{}), kick: make(chan struct{}, 1)}
 	l.start = func() { l.wg.Go(l.reader) }
 	defer func() {
 		if err != nil {
@@ -233,9 +248,13 @@ func (l *loop) reader() {
 	w := workers.Get().(*worker)
 	defer w.free()
 	before, row := fuse.InHeader{Opcode: opInit}, 0
+	luck, alone := luck(0), false
 	for {
 		in := w.request()
-		began := time.Now()
+		began := elapsed()
+		if l.lookOut && alone && luck >= lucky {
+			l.spin(began)
+		}
 		n, errno := l.read(in)
 		if errno != 0 {
 			l.end(errno)
@@ -243,9 +262,10 @@ func (l *loop) reader() {
 		}
 		h := *(*fuse.InHeader)(unsafe.Pointer(&in[0]))
 		op := h.Opcode
-		now := time.Now()
+		now := elapsed()
+		luck = luck.after(now - began)
 		switch { // "at once" is right often enough only: our own write may take long to return
-		case now.Sub(began) >= foundAtOnce || unasked(op) || unasked(before.Opcode):
+		case now-began >= foundAtOnce || unasked(op) || unasked(before.Opcode):
 			row = 0
 		case h.Pid != before.Pid:
 			row += foundInARow / 2
@@ -258,17 +278,39 @@ func (l *loop) reader() {
 			requestPool.Put(w.in)
 			w.in = nil
 		}
-		l.took(op, row >= foundInARow, now)
+		l.took(op, row >= foundInARow)
 		_ = l.answer(w, n)
-		if !l.again(op) {
+		again := false
+		if again, alone = l.again(op, elapsed()-now); !again {
 			return
 		}
 		w.msg, before = nil, h
 	}
 }
 
+// luck is how often requests have come soon.
+type luck int
+
+func (l luck) after(wait time.Duration) luck {
+	if wait < soon+foundAtOnce {
+		return min(l+1, luckiest)
+	}
+	return max(l-2, 0)
+}
+
+// spin returns when there is a request, or after a while.
+func (l *loop) spin(began time.Duration) {
+	fd, now := unix.PollFd{Fd: int32(l.fd), Events: unix.POLLIN}, unix.Timespec{}
+	for elapsed()-began < soon {
+		// It never waits, so that the runtime need not know of it.
+		if n, _, _ := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fd)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0); n != 0 {
+			return
+		}
+	}
+}
+
 // took notes that a reader has a request, and sees to who takes the next one.
-func (l *loop) took(op uint32, found bool, now time.Time) {
+func (l *loop) took(op uint32, found bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting--
@@ -279,12 +321,10 @@ func (l *loop) took(op uint32, found bool, now time.Time) {
 		if l.waiting == 0 {
 			l.add()
 		}
-	case found:
-		l.busy = now
-		if l.waiting == 0 && l.readers < maxReaders {
-			l.add()
-			l.want = max(l.want, l.readers)
-		}
+	case found && l.waiting == 0 && l.readers < maxReaders:
+		l.add()
+		l.want = max(l.want, l.readers)
+		l.load = max(l.load, float64(l.readers)) // until it is measured
 	}
 	if !l.watching {
 		l.watching = true
@@ -292,26 +332,28 @@ func (l *loop) took(op uint32, found bool, now time.Time) {
 	}
 }
 
-// again reports whether who has answered a request shall take another.
-func (l *loop) again(op uint32) bool {
+// again reports whether who has answered a request, which took so long, shall take another, and whether nobody else waits for one.
+func (l *loop) again(op uint32, took time.Duration) (again, alone bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if mayWait(op) {
 		l.readers++
+	} else {
+		l.busy += took
 	}
 	if l.readers > l.want && l.waiting > 0 {
 		l.readers--
-		return false
+		return false, false
 	}
 	l.waiting++
-	return true
+	return true, l.waiting == 1
 }
 
 // watch sees to it that somebody reads, and that there are not more than are needed.
 func (l *loop) watch() {
 	t := time.NewTicker(tick)
 	defer t.Stop()
-	idle, last := 0, uint64(0)
+	idle, last, before := 0, uint64(0), elapsed()
 	for {
 		select {
 		case <-l.ended:
@@ -327,9 +369,9 @@ func (l *loop) watch() {
 		if l.waiting == 0 && idle > 0 && !l.over {
 			l.add()
 		}
-		if l.want > 1 && time.Since(l.busy) > fewerAfter {
-			l.want--
-		}
+		now := elapsed()
+		l.measure(now - before)
+		before = now
 		last = l.taken
 		rest := idle >= idleTicks && l.waiting == l.readers && l.want == 1
 		l.watching = !rest
@@ -344,7 +386,16 @@ func (l *loop) watch() {
 		case <-l.kick:
 		}
 		t.Reset(tick)
-		idle = 0
+		idle, before = 0, elapsed()
+	}
+}
+
+// measure takes account of the time since it was done last: who is not needed shall leave. l.mu is held.
+func (l *loop) measure(since time.Duration) {
+	l.load += (l.busy.Seconds()/since.Seconds() - l.load) / smooth
+	l.busy = 0
+	if l.want > 1 && l.load < full*float64(l.want-1) {
+		l.want--
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -172,11 +171,11 @@ func TestWhoReads(t *testing.T) {
 		do               func()
 		readers, waiting int
 	}{
-		{"one takes a request", func() { l.took(opGetattr, false, time.Now()) }, 1, 0},
-		{"and comes back", func() { l.again(opGetattr) }, 1, 1},
-		{"one takes a request that may wait", func() { l.took(opSetlkw, false, time.Now()) }, 1, 1},
+		{"one takes a request", func() { l.took(opGetattr, false) }, 1, 0},
+		{"and comes back", func() { l.again(opGetattr, 0) }, 1, 1},
+		{"one takes a request that may wait", func() { l.took(opSetlkw, false) }, 1, 1},
 		{"and leaves, since there is another", func() {
-			if l.again(opSetlkw) {
+			if again, _ := l.again(opSetlkw, 0); again {
 				t.Error("it stays")
 			}
 		}, 1, 1},
@@ -188,10 +187,65 @@ func TestWhoReads(t *testing.T) {
 		}
 	}
 	for range 3 * maxReaders { // all have work, and find more
-		l.took(opGetattr, true, time.Now())
+		l.took(opGetattr, true)
 	}
 	if l.readers != maxReaders || l.want != maxReaders {
 		t.Errorf("%d readers, and %d wanted, where there is work for more than %d", l.readers, l.want, maxReaders)
+	}
+}
+
+// TestFewerReaders: readers leave when their work is less than one fewer could do, and stay while it is not.
+func TestFewerReaders(t *testing.T) {
+	l := &loop{want: 4, load: 4, log: slog.New(slog.DiscardHandler)}
+	for range 10 * smooth { // four clients, whose requests wait for the disk most of the time
+		l.busy = 33 * tick / 10
+		l.measure(tick)
+	}
+	if l.want != 4 {
+		t.Errorf("%d readers are wanted where 3.3 are at work", l.want)
+	}
+	for range 10 * smooth { // one client
+		l.busy = 8 * tick / 10
+		l.measure(tick)
+	}
+	if l.want != 1 {
+		t.Errorf("%d readers are wanted where 0.8 are at work", l.want)
+	}
+}
+
+// TestLookingOut: a reader looks out for requests after some came soon, no longer than that takes, and no more when they stay away.
+func TestLookingOut(t *testing.T) {
+	n := luck(0)
+	for range 100 {
+		n = n.after(soon / 2)
+	}
+	if n < lucky {
+		t.Errorf("after requests that came soon, luck is %d: it does not look out", n)
+	}
+	for range luckiest / 2 {
+		n = n.after(10 * soon)
+	}
+	if n >= lucky {
+		t.Errorf("after requests that did not, luck is %d: it still looks out", n)
+	}
+	l, k := newLoopRig(t, &answers{})
+	quiet := &loop{fd: k.fd} // nothing is sent to this end
+	began := elapsed()
+	quiet.spin(began)
+	if took := elapsed() - began; took < soon {
+		t.Errorf("without a request it looked out for %v only", took)
+	}
+	in := fuse.GetAttrIn{}
+	in.Opcode, in.NodeId = opGetattr, 1
+	for range 100 {
+		began := elapsed() + 1<<40 // for as long as it takes: minutes
+		if _, err := unix.Write(l.fd, unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))); err != nil {
+			t.Fatal(err)
+		}
+		quiet.spin(began) // returns since there is one
+		if _, err := unix.Read(k.fd, make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
