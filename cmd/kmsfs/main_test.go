@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -274,6 +275,13 @@ func TestStoreWithoutDaemon(t *testing.T) {
 	must("principal", "create", "alice", "--uid", "12345", "--policy", "AmazonS3FullAccess")
 	fails(exitFailed, "not authorized to perform: kms:CreateKey", "--as", "alice", "key", "create")
 	if out := must("why", "box/new", "--op", "write", "--principal", "alice"); !strings.Contains(out, "refused") || !strings.Contains(out, "kms:GenerateDataKey") {
+		t.Errorf("why: %s", out)
+	}
+	if out := must("why", "box/new", "--op", "write"); !regexp.MustCompile(`(?m)^      policy \S+, statement 1$`).MatchString(out) {
+		t.Errorf("why: %s", out)
+	}
+	must("grant", "create", "alias/my-key", "--grantee", "alice", "--operations", "GenerateDataKey")
+	if out := must("why", "box/new", "--op", "write", "--principal", "alice"); !regexp.MustCompile(`(?m)^      grant [0-9a-f]{64}$`).MatchString(out) {
 		t.Errorf("why: %s", out)
 	}
 	fails(exitFailed, "no such", "--as", "nobody-here", "bucket", "list")

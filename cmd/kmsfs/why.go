@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -56,8 +57,11 @@ func why(c *cli.Context) error {
 				mark = "yes"
 			}
 			fmt.Fprintf(w, "  %s %s on %s\n      %s\n", mark, g.Action, oneLine(g.Resource), oneLine(g.Reason))
-			if g.Policy != "" {
-				fmt.Fprintf(w, "      policy %s, statement %d %s\n", g.Policy, g.Statement, oneLine(g.Sid))
+			switch {
+			case g.Statement > 0:
+				fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("      policy %s, statement %d %s", g.Policy, g.Statement, oneLine(g.Sid)), " "))
+			case g.Source == "grant":
+				fmt.Fprintf(w, "      grant %s\n", g.Policy)
 			}
 			for i, way := range g.Change {
 				lead := "to change that:"
