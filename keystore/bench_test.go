@@ -1,8 +1,6 @@
 package keystore
 
 import (
-	"bytes"
-	"crypto/cipher"
 	"runtime/debug"
 	"syscall"
 	"testing"
@@ -105,7 +103,7 @@ func BenchmarkGenerateDataKeyAudited(b *testing.B) {
 	arn := w.key("console")
 	must(b, w.Close())
 	must(b, w.audit.Close())
-	w.openAudit(audit.Options{Vault: locked{}})
+	w.openAudit(audit.Options{Vault: crypto.Vault{}})
 	w.open()
 	c := viaS3(b, "alice", "s3full")
 	b.ReportAllocs()
@@ -122,19 +120,6 @@ func BenchmarkGenerateDataKeyAudited(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64((cpuTime(b)-cpu).Nanoseconds())/float64(b.N), "cpu-ns/op")
-}
-
-// locked has the log's keys in locked memory, as the daemon does.
-type locked struct{}
-
-func (locked) AEAD(c cipher.AEAD) cipher.AEAD { return crypto.Keep(c) }
-
-func (locked) MAC(key []byte) func(parts ...[]byte) [32]byte {
-	k, err := crypto.DataKeyFromBytes(bytes.Clone(key))
-	if err != nil {
-		panic(err)
-	}
-	return k.MAC
 }
 
 // cpuTime is what this process has used.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/cipher"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -41,7 +40,7 @@ func (s *store) openAudit(strict bool, clock func() time.Time) error {
 	}
 	chain := s.key(keyAudit)
 	s.audit, err = audit.Open(filepath.Join(s.dir, dirAudit), chain.Expose(), audit.Options{
-		Clock: clock, Settings: settings, Logger: s.log, Anchors: anchors, Vault: auditVault{},
+		Clock: clock, Settings: settings, Logger: s.log, Anchors: anchors, Vault: crypto.Vault{},
 	})
 	if err != nil {
 		return err
@@ -60,19 +59,6 @@ func (s *store) openAudit(strict bool, clock func() time.Time) error {
 		return nil
 	})
 	return nil
-}
-
-// auditVault has the log's keys in locked memory, as long as the process lives.
-type auditVault struct{}
-
-func (auditVault) AEAD(c cipher.AEAD) cipher.AEAD { return crypto.Keep(c) }
-
-func (auditVault) MAC(key []byte) func(parts ...[]byte) [32]byte {
-	k, err := crypto.DataKeyFromBytes(bytes.Clone(key))
-	if err != nil {
-		panic("audit: " + err.Error()) // its keys are of one length
-	}
-	return k.MAC
 }
 
 // auditAnchors are the ends of the log that are known, if there are any.
