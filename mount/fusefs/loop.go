@@ -29,21 +29,21 @@ import (
 //   - If nobody reads and nothing was taken for a tick, then what is being handled waits for something, perhaps for a request that nobody
 //     has read: one more reader, regardless of how many there are.
 //
-// A processor that has nothing to do falls asleep, and to wake it costs more than a small request. So a reader whose requests have come one
-// soon after the other looks out for the next one before it sleeps (soon), if there is a second processor for whoever will ask.
-//
 // So a wait of whatever kind holds up others for two ticks at most, and there are never more goroutines than requests that the kernel
 // has under way, and maxReaders.
+//
+// A processor that has nothing to do falls asleep, and to wake it costs more than a small request. Therefore a reader whose requests have
+// come one soon after the other looks out for the next one before it sleeps, if there is a second processor for whoever will ask.
 const (
 	maxReaders  = 16
 	tick        = 4 * time.Millisecond
-	smooth      = 8                    // ticks that count for the mean of the work
-	full        = 0.9                  // how busy a reader may be
-	idleTicks   = 25                   // without a request, the ticks end until the next one
-	foundAtOnce = 4 * time.Microsecond // a read that takes longer has waited for its request
-	foundInARow = 12                   // requests of one thread; of different ones, each counts for half of it
-	soon        = 30 * time.Microsecond
-	lucky       = 4 // requests that came soon, after which it pays to look out for the next; one that did not takes two off
+	smooth      = 8                     // ticks that count for the mean of the work
+	full        = 0.9                   // how busy a reader may be
+	idleTicks   = 25                    // without a request, the ticks end until the next one
+	foundAtOnce = 4 * time.Microsecond  // a read that takes longer has waited for its request
+	foundInARow = 12                    // requests of one thread; of different ones, each counts for half of it
+	soon        = 30 * time.Microsecond // how long a reader looks out for a request
+	lucky       = 4                     // requests that came soon, after which it pays to look out for the next; one that did not takes two off
 	luckiest    = 8
 	requestRoom = maxWrite + 8<<10 // the longest request: a WRITE and its headers
 	replyRoom   = 8 << 10          // any reply but long data; also a path's, for READLINK
@@ -136,7 +136,12 @@ type loop struct {
 // newLoop answers the kernel's INIT, with which every connection begins, and has init called with the kernel's capabilities. The
 // descriptor becomes the loop's.
 func newLoop(fs fuse.RawFileSystem, opts *fuse.MountOptions, fd int, log *slog.Logger, init func(kernel uint64)) (l *loop, err error) {
-	l = &loop{lookOut: runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1, fd: fd, log: log, ps: fuse.NewProtocolServer(fs, opts), want: 1, watching: true, ended: make(chan struct{}), kick: make(chan struct{}, 1)}
+	l = &loop{
+		ps: fuse.NewProtocolServer(fs, opts), log: log, fd: fd,
+		ended: make(chan struct{}), kick: make(chan struct{}, 1),
+		lookOut: runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1,
+		want:    1, watching: true,
+	}
 	l.start = func() { l.wg.Go(l.reader) }
 	defer func() {
 		if err != nil {
@@ -390,9 +395,10 @@ func (l *loop) watch() {
 	}
 }
 
-// measure takes account of the time since it was done last: who is not needed shall leave. l.mu is held.
+// measure takes account of the time since it was done last: who is not needed shall leave. A tick that comes late is followed by one that
+// comes at once; that one counts for a whole tick, not for the nothing it measures. l.mu is held.
 func (l *loop) measure(since time.Duration) {
-	l.load += (l.busy.Seconds()/since.Seconds() - l.load) / smooth
+	l.load += (l.busy.Seconds()/max(since, tick).Seconds() - l.load) / smooth
 	l.busy = 0
 	if l.want > 1 && l.load < full*float64(l.want-1) {
 		l.want--

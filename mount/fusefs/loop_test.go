@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -210,6 +211,13 @@ func TestFewerReaders(t *testing.T) {
 	}
 	if l.want != 1 {
 		t.Errorf("%d readers are wanted where 0.8 are at work", l.want)
+	}
+	for _, since := range []time.Duration{0, 1} { // ticks that follow a late one
+		l.busy = since
+		l.measure(since)
+	}
+	if !(l.load < 1) {
+		t.Errorf("%v readers are said to be at work after ticks of no length", l.load)
 	}
 }
 
