@@ -175,7 +175,7 @@ func (s *Service) checkGrant(in CreateGrantInput) error {
 var principalPattern = regexp.MustCompile(`^arn:aws:(iam::[0-9]{12}:(root|(user|role)/[^*?\s]+)|sts::[0-9]{12}:assumed-role/[^*?\s]+/[^*?/\s]+)$`)
 
 // uniqueIDPattern is what a principal who was deleted is shown as.
-var uniqueIDPattern = regexp.MustCompile(`^A[A-Z0-9]{3}[A-Z0-9]{17}$`)
+var uniqueIDPattern = regexp.MustCompile(`^A[A-Z0-9]{20}$`)
 
 func (s *Service) isPrincipal(arn string) bool {
 	if accountPattern.MatchString(arn) {

@@ -44,7 +44,7 @@ func openBadger(dir string, inv inventory, opt Options) (db *badger.DB, err erro
 		WithValueThreshold(min(1<<20, opt.MemTable*15/100)).  // all values in the tables
 		WithValueLogFileSize(1 << 20)                         // never used
 	o.TableSizeMultiplier = 1
-	if opt.LevelZero > 4 { // a level that takes all of level 0 at once: with a smaller one in between everything would be written once more
+	if opt.LevelZero > fewTables { // a level that takes all of level 0 at once: with a smaller one in between everything would be written once more
 		o.BaseLevelSize = int64(opt.LevelZero) * opt.MemTable
 	}
 	if db, err = badger.OpenManaged(o); err != nil {

@@ -48,6 +48,8 @@ const (
 	smallDisk     = 4 << 30  // below this total, use less of everything
 	largeDisk     = 32 << 30 // from this total on, merge less often
 	defaultMemory = 32 << 20
+	fewTables     = 4 // on level 0
+	manyTables    = 16
 )
 
 // complete fills in what depends on the size of the filesystem.
@@ -75,9 +77,9 @@ func (o Options) complete(total int64) Options {
 	}
 	o.MemTable = max(o.MemTable, minMemTable)
 	if o.LevelZero == 0 {
-		o.LevelZero = 4
+		o.LevelZero = fewTables
 		if total >= largeDisk && o.MemTable > minMemTable {
-			o.LevelZero = 16
+			o.LevelZero = manyTables
 		}
 	}
 	return o

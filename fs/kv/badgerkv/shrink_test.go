@@ -144,7 +144,7 @@ func TestShrinks(t *testing.T) {
 // TestShrinksWithFewTables: so does what never left Badger's level 0, on which it merges nothing by itself while there are few tables:
 // as few as a small filesystem has, or a large one.
 func TestShrinksWithFewTables(t *testing.T) {
-	for _, tables := range []int{4, 16} {
+	for _, tables := range []int{fewTables, manyTables} {
 		t.Run(strconv.Itoa(tables), func(t *testing.T) { shrinksWithFewTables(t, tables) })
 	}
 }
