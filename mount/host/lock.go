@@ -31,8 +31,11 @@ type Lock struct{ f *os.File }
 // TryLock takes the store's lock or says ErrBusy, ErrServed if the holder is a
 // daemon. what is written into the lock for others to read: "daemon" or
 // "command".
-func TryLock(dir, what string) (*Lock, error) {
-	f, err := os.OpenFile(filepath.Join(dir, LockFile), os.O_RDWR|os.O_CREATE, 0o600)
+func TryLock(dir, what string) (*Lock, error) { return tryLock(dir, what, os.O_CREATE) }
+
+// tryLock makes the file if it is missing and create is os.O_CREATE; with 0 it says os.ErrNotExist.
+func tryLock(dir, what string, create int) (*Lock, error) {
+	f, err := os.OpenFile(filepath.Join(dir, LockFile), os.O_RDWR|create, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the store: %w", err)
 	}

@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -167,8 +168,12 @@ func TestSuperviseAfterGoodbye(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := Supervise(t.Context(), strings.NewReader(said), theirs, t.TempDir(), store); err != nil {
+		dir := t.TempDir()
+		if err := Supervise(t.Context(), strings.NewReader(said), theirs, dir, store); err != nil {
 			t.Error(err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 { // the store is being removed
+			t.Errorf("it left %v: %v", left, err)
 		}
 	}
 }

@@ -58,10 +58,14 @@ func Supervise(ctx context.Context, pipe io.Reader, socket *os.File, dir, storeI
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
-		lock, err := TryLock(dir, "supervisor")
-		if err == nil {
+		lock, err := tryLock(dir, "supervisor", 0)
+		switch {
+		case err == nil:
 			_, err = EndDead(context.WithoutCancel(ctx), storeID)
 			lock.Release()
+			return err
+		case errors.Is(err, os.ErrNotExist) && isDir(dir): // somebody is removing the store, and shall not find it filled again
+			_, err = EndDead(context.WithoutCancel(ctx), storeID)
 			return err
 		}
 		// The kernel may end the pipe before it takes the lock back: then the daemon that seems to serve is the dying one.
@@ -81,6 +85,11 @@ func Supervise(ctx context.Context, pipe io.Reader, socket *os.File, dir, storeI
 			return err
 		}
 	}
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
 }
 
 // lastWords reads the pipe to its end and helps a daemon that cannot die.
