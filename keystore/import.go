@@ -319,6 +319,7 @@ func (s *Service) expire(k *key, snap *snapshot, now time.Time) error {
 }
 
 // overdue says that imported material must not be used any more.
-func (r *record) overdue(now time.Time) bool {
-	return r.Origin == originExternal && !r.Expires.IsZero() && !r.Expires.After(now)
-}
+func (r *record) overdue(now time.Time) bool { return r.expiring() && !r.Expires.After(now) }
+
+// expiring says that there is a time from which on imported material must not be used any more.
+func (r *record) expiring() bool { return r.Origin == originExternal && !r.Expires.IsZero() }

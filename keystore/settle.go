@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	longestWait = time.Hour   // between two looks at the clock, so that a changed clock is noticed
-	retryWait   = time.Minute // after a failure
+	longestWait = time.Hour       // between two looks at the clock, so that a changed clock is noticed
+	expiryWait  = time.Second / 4 // the same where material expires: open files end within a second, on a machine that slept, too
+	retryWait   = time.Minute     // after a failure
 )
 
 // settled applies what has fallen due on a key and returns its snapshot. Where that fails, what is due is not applied, but a
@@ -181,8 +182,13 @@ func (s *Service) wait() time.Duration {
 		if snap.deleted() {
 			continue
 		}
-		if due := snap.rec.due(); !due.IsZero() {
-			wait = min(wait, max(due.Sub(now), 0))
+		due := snap.rec.due()
+		if due.IsZero() {
+			continue
+		}
+		wait = min(wait, max(due.Sub(now), 0))
+		if snap.rec.expiring() {
+			wait = min(wait, expiryWait)
 		}
 	}
 	return wait

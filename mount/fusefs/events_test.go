@@ -1,7 +1,12 @@
 package fusefs
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,6 +42,7 @@ const s3All = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"
 type revocation struct {
 	*world
 	key, other string // ARNs; alice may not use the other
+	imported   string // another, whose material comes from outside
 	bucketIno  mount.Ino
 	session    *mount.Session // the administrator's
 	alice      *teller
@@ -56,7 +62,9 @@ func newRevocation(t *testing.T) *revocation {
 	w.ok(err)
 	other, err := w.keys.CreateKey(w.call("admin"), keystore.CreateKeyInput{Alias: "alias/other", Policy: keyPolicy(mayUse(arnCarol, ""))})
 	w.ok(err)
-	r.key, r.other = key.ARN, other.ARN
+	imported, err := w.keys.CreateKey(w.call("admin"), keystore.CreateKeyInput{Origin: "EXTERNAL", Policy: keyPolicy(mayUse(arnAlice, ""), mayUse(arnCarol, ""))})
+	w.ok(err)
+	r.key, r.other, r.imported = key.ARN, other.ARN, imported.ARN
 	w.bucket("secret")
 	r.session = w.session("admin", mount.Options{})
 	b, err := r.session.Lookup(mount.Caller{}, mount.RootIno, "secret")
@@ -89,6 +97,19 @@ func (r *revocation) bucketPolicy(statement string) {
 	}
 	text := `{"Version":"2012-10-17","Statement":[` + statement + `]}`
 	r.ok(r.session.SetXattr(mount.Caller{}, r.bucketIno, "user.s3.policy", []byte(text), mount.XattrEither))
+}
+
+// importUntil gives the imported key its material, until then if that is not zero.
+func (r *revocation) importUntil(until time.Time) {
+	r.t.Helper()
+	p, err := r.keys.GetParametersForImport(r.call("admin"), r.imported, "RSAES_OAEP_SHA_256", "RSA_2048")
+	r.ok(err)
+	public, err := x509.ParsePKIXPublicKey(p.PublicKey)
+	r.ok(err)
+	encrypted, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), bytes.Repeat([]byte{7}, 32), nil)
+	r.ok(err)
+	_, _, err = r.keys.ImportKeyMaterial(r.call("admin"), r.imported, p.Token, encrypted, until)
+	r.ok(err)
 }
 
 func (r *revocation) ino(name string) mount.Ino {
@@ -150,6 +171,20 @@ func (r *revocation) events() []event {
 		_ = r.principals.DetachGroup("staff", "AmazonS3FullAccess")
 		r.ok(r.principals.DeleteGroup("staff"))
 	}
+	byImport := func(until func() time.Time) func(string, string) {
+		return func(string, string) {
+			r.importUntil(until())
+			r.encrypt(r.bucketIno, "aws:kms:"+r.imported)
+		}
+	}
+	always := func() time.Time { return time.Time{} }
+	importAgain := func(string, string) {
+		r.importUntil(time.Time{})
+		r.encrypt(r.bucketIno, "aws:kms:alias/k")
+	}
+	byItself := func(f string) { // before anybody uses the key, which would notice
+		r.shows(r.alice, "cached pages are gone when time is over", "incore secret/"+f, "0")
+	}
 	byAlias := `,"Condition":{"ForAnyValue:StringEquals":{"kms:ResourceAliases":"alias/team"}}`
 	return []event{
 		{
@@ -189,6 +224,31 @@ func (r *revocation) events() []event {
 			undo: func(string, string) {
 				r.ok(r.keys.DeleteAlias(admin(), "alias/team"))
 				restore("", "")
+			},
+		},
+		{
+			name: "imported material deleted", errno: "ENOKEY", all: true, prepare: byImport(always), undo: importAgain,
+			do: func(string, string) {
+				_, _, err := r.keys.DeleteImportedKeyMaterial(admin(), r.imported)
+				r.ok(err)
+			},
+		},
+		{
+			name: "imported material expired", errno: "ENOKEY", all: true, undo: importAgain,
+			prepare: byImport(func() time.Time { return r.now().Add(240 * time.Hour) }),
+			do: func(f, _ string) {
+				until := r.now().Add(3 * time.Second) // long enough for making an RSA key
+				r.importUntil(until)
+				<-time.After(until.Sub(r.now()))
+				byItself(f)
+			},
+		},
+		{
+			name: "imported material expired while the machine slept", errno: "ENOKEY", all: true, undo: importAgain,
+			prepare: byImport(func() time.Time { return r.now().Add(240 * time.Hour) }),
+			do: func(f, _ string) {
+				r.ahead.Add(int64(241 * time.Hour))
+				byItself(f)
 			},
 		},
 		{

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +38,7 @@ type world struct {
 	keys       *keystore.Service
 	principals *principals.Store
 	hub        *mount.Hub
+	ahead      atomic.Int64      // ns by which the keystore's clock is
 	bound      map[string]uint32 // principals whose mounts are those of an OS user
 }
 
@@ -55,7 +57,7 @@ func newWorld(t testing.TB) *world {
 	w.ok(err)
 	w.keys, err = keystore.Open(keystore.Config{
 		Ledger: l, Root: root, ShredFile: filepath.Join(t.TempDir(), "shred"), Audit: events, Account: account, Region: "us-east-1",
-		Clock: time.Now, Logger: w.log, Principals: w.principals,
+		Clock: w.now, Logger: w.log, Principals: w.principals,
 	})
 	w.ok(err)
 	w.vol, err = fs.Open(fs.Config{
@@ -73,6 +75,9 @@ func newWorld(t testing.TB) *world {
 	})
 	return w
 }
+
+// now is the keystore's clock.
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) }
 
 func (w *world) ok(err error) {
 	w.t.Helper()
