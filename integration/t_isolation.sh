@@ -281,6 +281,25 @@ refused "Permission denied" as alice ls "$T/store/segments"
 refused "Permission denied" as alice ls "$T/store/audit"
 exits 1 "denied|permi|store" as alice env KMSFS_STORE="$T/home/bob/none" kmsfs bucket list
 
+story "root makes and opens no store in a directory of somebody else's, whose links it would follow"
+works as alice mkdir "$T/home/alice/trap" "$T/home/alice/empty"
+works touch "$T/victim"
+works chmod 600 "$T/victim"
+for f in kmsfs.json root.key; do
+  works as alice ln -s "$T/store/$f" "$T/home/alice/trap/$f"
+done
+for f in daemon.log control.sock lock; do
+  works as alice ln -s "$T/victim" "$T/home/alice/trap/$f"
+done
+exits 1 "no plain file" kmsfs --store "$T/home/alice/trap" serve
+exits 1 "no plain file" kmsfs --store "$T/home/alice/trap" bucket list
+works as alice rm "$T/home/alice/trap/kmsfs.json"
+works cp "$T/store/kmsfs.json" "$T/home/alice/trap/kmsfs.json" # root's own, in a directory of hers
+exits 1 "belongs to uid $(uid_of alice)" kmsfs --store "$T/home/alice/trap" serve
+exits 1 "belongs to uid $(uid_of alice)" kmsfs --store "$T/home/alice/trap" bucket list
+exits 1 "belongs to uid $(uid_of alice)" kmsfs --store "$T/home/alice/empty" init
+prints "600 0" stat -c '%a %s' "$T/victim"
+
 story "special files: devices for root alone, and none of them opens"
 works kmsfs mount --principal admin "$(mkdir "$T/m" && echo "$T/m")"
 works mknod "$T/m/box/null" c 1 3

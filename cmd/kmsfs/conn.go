@@ -174,9 +174,10 @@ func here(c *cli.Context, dir string, req control.Request, onItem func(json.RawM
 
 // mayOpen says early and clearly why this user cannot open the store in dir:
 // it is not there, or it is someone else's. Root does not open another
-// user's store either, because what he wrote there would be root's.
+// user's store either, because what he wrote there would be root's; nor
+// anything in another user's directory, whose links he would follow.
 func mayOpen(dir string) error {
-	st, err := os.Stat(filepath.Join(dir, headerFile))
+	st, err := os.Lstat(filepath.Join(dir, headerFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: %s", rootkey.ErrNoStore, dir)
@@ -185,14 +186,23 @@ func mayOpen(dir string) error {
 	case err != nil:
 		return err
 	}
-	owner, err := ownerOf(st)
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("%w: %s: %s is no plain file", rootkey.ErrNoStore, dir, headerFile)
+	}
+	top, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
-	if int(owner) != os.Geteuid() {
-		return &hinted{
-			fmt.Errorf("the store %s belongs to uid %d, and no daemon serves it", dir, owner),
-			fmt.Sprintf("run the command as uid %d, or let that user run: kmsfs serve", owner), exitFailed,
+	for _, part := range []os.FileInfo{top, st} {
+		owner, err := ownerOf(part)
+		if err != nil {
+			return err
+		}
+		if int(owner) != os.Geteuid() {
+			return &hinted{
+				fmt.Errorf("the store %s belongs to uid %d, and no daemon serves it", dir, owner),
+				fmt.Sprintf("run the command as uid %d, or let that user run: kmsfs serve", owner), exitFailed,
+			}
 		}
 	}
 	return nil

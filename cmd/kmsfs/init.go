@@ -185,6 +185,17 @@ func makeStoreDir(dir string) (made bool, err error) {
 		}
 		made = true
 	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return false, fmt.Errorf("make the store: %w", err)
+	}
+	owner, err := ownerOf(st)
+	if err != nil {
+		return false, err
+	}
+	if int(owner) != os.Geteuid() {
+		return false, &hinted{fmt.Errorf("%s belongs to uid %d", dir, owner), "who owns the directory could replace what lies in it: make one of your own", exitFailed}
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return false, fmt.Errorf("make the store: %w", err)
