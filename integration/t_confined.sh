@@ -130,3 +130,15 @@ for p in "$daemon" "$supervisor"; do
   refused "Permission denied" as alice sh -c "exec 3</proc/$p/mem"
 done
 works as alice kmsfs umount "$a"
+
+story "whose keys are not in locked memory is told so"
+eventually 20 no_daemon || die "the daemon did not end"
+works as alice prlimit --memlock=0:0 kmsfs serve
+matches 'keys: +not all in locked memory' as alice kmsfs status
+matches '"keysLocked": false' as alice kmsfs --json status
+matches 'level=WARN msg="the memory of keys is not locked' cat "$T/home/alice/store/daemon.log"
+works as alice kmsfs stop
+works as alice kmsfs serve
+lacks 'not all in locked memory' as alice kmsfs status
+matches '"keysLocked": true' as alice kmsfs --json status
+works as alice kmsfs stop

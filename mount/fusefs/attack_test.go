@@ -164,6 +164,44 @@ func TestMadeUpRequests(t *testing.T) {
 	}
 }
 
+// TestDirectoryStreams: who holds all the open directories that a mount may have is refused one more; others are not.
+func TestDirectoryStreams(t *testing.T) {
+	w := newWorld(t)
+	w.bucket("shared")
+	w.user("greedy", "AmazonS3FullAccess")
+	w.user("modest", "AmazonS3FullAccess")
+	greedy, modest := w.raw("greedy"), w.raw("modest")
+	dir, err := modest.sess.Lookup(mount.Caller{}, mount.RootIno, "shared")
+	w.ok(err)
+	in := &fuse.OpenIn{InHeader: head(uint64(dir.Ino))}
+	list := func(m *rawFS) fuse.Status {
+		var out fuse.OpenOut
+		if s := m.OpenDir(nil, in, &out); s != fuse.OK {
+			return s
+		}
+		defer m.ReleaseDir(&fuse.ReleaseIn{InHeader: in.InHeader, Fh: out.Fh})
+		return m.ReadDir(nil, &fuse.ReadIn{InHeader: in.InHeader, Fh: out.Fh, Size: 4096}, fuse.NewDirEntryList(make([]byte, 4096), 0))
+	}
+	held := make([]fuse.OpenOut, maxDirs)
+	for i := range held {
+		if s := greedy.OpenDir(nil, in, &held[i]); s != fuse.OK {
+			t.Fatalf("directory %d: %v", i, s)
+		}
+	}
+	if s := list(greedy); s != fuse.Status(syscall.ENFILE) {
+		t.Errorf("one more: %v", s)
+	}
+	if s := list(modest); s != fuse.OK {
+		t.Errorf("another principal: %v", s)
+	}
+	for _, out := range held {
+		greedy.ReleaseDir(&fuse.ReleaseIn{InHeader: in.InHeader, Fh: out.Fh})
+	}
+	if s := list(greedy); s != fuse.OK {
+		t.Errorf("afterwards: %v", s)
+	}
+}
+
 func ptr[T any](v T) *T { return &v }
 
 func bytesOf(r fuse.ReadResult) []byte {
