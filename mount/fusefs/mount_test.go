@@ -26,6 +26,7 @@ func childBodies() map[string]func(*testing.T, []string) {
 		"teller":    tellerChild,
 		"many":      manyChild,
 		"cross":     crossChild,
+		"hold":      holdChild,
 		"rates":     ratesChild,
 		"tools":     toolsChild,
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,6 +44,8 @@ type notifier struct {
 	sizing   map[mount.Ino]int // requests that set a size, likewise
 	changing map[mount.Ino]int // directory operations in flight, by directory
 	drops    map[mount.Ino][]chan struct{}
+	stuck    map[mount.Ino][]*job // directories about which the kernel takes no notification, and what it is to be told of them
+	sweeping bool                 // entries are being swept
 	closed   bool
 }
 
@@ -72,7 +75,7 @@ func newNotifier(fd *device, t *interest, crowded func() bool, log *slog.Logger)
 	n := &notifier{
 		fd: fd, interest: t, log: log, crowded: crowded,
 		jobs: map[mount.Ino][]*job{}, writing: map[mount.Ino]int{}, sizing: map[mount.Ino]int{}, changing: map[mount.Ino]int{},
-		drops: map[mount.Ino][]chan struct{}{},
+		drops: map[mount.Ino][]chan struct{}{}, stuck: map[mount.Ino][]*job{},
 	}
 	n.idle.L = &n.mu
 	return n
@@ -152,6 +155,9 @@ func (n *notifier) post(k entryKey, off, end int64) func() {
 	if n.inFlight(k) {
 		return nil // concurrent with what is in flight there
 	}
+	if _, is := n.stuck[k.parent]; is && k.name != "" {
+		return nil
+	}
 	return func() { n.wait(k, r) }
 }
 
@@ -212,7 +218,9 @@ func (n *notifier) inFlight(k entryKey) bool {
 // directory and waits for the other, which is locked by an operation whose answer waits for us. Such a ring takes two that wait for
 // entries, and an operation in another directory of this kernel.
 //
-// Where there can be a ring, nobody waits for long.
+// Where there can be a ring, nobody waits for long. Nor does anybody wait for a directory that its user holds: a listing keeps it locked
+// while it is copied, and the memory that it is copied to may be a mapped file of a file system that never answers. The first one waits
+// for maxWait, the next ones do not, and one worker is enough to wait for it, until the kernel has taken that notification.
 func (n *notifier) wait(k entryKey, r *round) {
 	select {
 	case <-r.done:
@@ -227,14 +235,61 @@ func (n *notifier) wait(k entryKey, r *round) {
 			return
 		case <-t.C:
 		}
+		if n.isStuck(k) {
+			return
+		}
 		if n.mayRing(k) {
 			n.log.Debug("not waited for a notification: it may be waiting for us", "inode", k.parent)
 			return
 		}
 		if waited >= maxWait {
 			n.log.Warn("a kernel is slow to take a notification", "inode", k.parent)
+			n.holdBack(k, r)
 			return
 		}
+	}
+}
+
+// holdBack has nobody wait for a directory any more, unless the kernel has taken the notification at last.
+func (n *notifier) holdBack(k entryKey, r *round) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	select {
+	case <-r.sent:
+		return
+	default:
+	}
+	if _, known := n.stuck[k.parent]; k.name != "" && !known {
+		n.stuck[k.parent] = nil
+	}
+}
+
+func (n *notifier) isStuck(k entryKey) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, is := n.stuck[k.parent]
+	return is && k.name != ""
+}
+
+// heldBack keeps a job until its directory is free. n.mu is held.
+func (n *notifier) heldBack(j *job) bool {
+	list, is := n.stuck[j.key.parent]
+	if !is || j.key.name == "" {
+		return false
+	}
+	n.stuck[j.key.parent] = append(list, j)
+	return true
+}
+
+// free queues what was held back about a directory: its kernel has taken a notification. n.mu is held.
+func (n *notifier) free(k entryKey) {
+	list, is := n.stuck[k.parent]
+	if !is || k.name == "" {
+		return
+	}
+	delete(n.stuck, k.parent)
+	for _, j := range list {
+		n.enqueue(j)
 	}
 }
 
@@ -365,12 +420,16 @@ func (n *notifier) work() {
 		if n.queue = n.queue[1:]; len(n.queue) == 0 {
 			n.queue = nil
 		}
+		if n.heldBack(j) {
+			continue
+		}
 		r := j.next
 		j.current, j.next = r, nil
 		n.mu.Unlock()
 		n.send(j.key, r)
 		close(r.sent)
 		n.mu.Lock()
+		n.free(j.key)
 		r.release()
 		j.current = nil
 		if j.next != nil {
@@ -437,17 +496,47 @@ func (n *notifier) close() {
 }
 
 // device is our own descriptor of the FUSE connection. go-fuse's calls set no flags on INVAL_ENTRY, so the messages are written here.
+//
+// A write takes as long as the kernel has a lock that it needs; close does not wait for it: the last one closes the descriptor.
 type device struct {
-	mu sync.RWMutex // held for reading while the descriptor is used
-	fd int          // -1: closed
+	mu     sync.RWMutex // guards ended, and that nobody begins after it; held by none who writes
+	ended  bool
+	fd     int // -1: none
+	users  atomic.Int64
+	closes sync.Once
+}
+
+func (d *device) begin() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.ended || d.fd < 0 {
+		return false
+	}
+	d.users.Add(1)
+	return true
+}
+
+func (d *device) end() {
+	if d.users.Add(-1) > 0 {
+		return
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	d.closeUnused()
+}
+
+// closeUnused closes the descriptor if nobody will use it. d.mu is held.
+func (d *device) closeUnused() {
+	if d.ended && d.fd >= 0 && d.users.Load() == 0 {
+		d.closes.Do(func() { _ = unix.Close(d.fd) })
+	}
 }
 
 func (d *device) write(msg ...[]byte) syscall.Errno {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if d.fd < 0 {
+	if !d.begin() {
 		return syscall.EBADF
 	}
+	defer d.end()
 	for {
 		var err error
 		if len(msg) == 1 {
@@ -465,10 +554,8 @@ func (d *device) write(msg ...[]byte) syscall.Errno {
 func (d *device) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.fd >= 0 {
-		_ = unix.Close(d.fd)
-		d.fd = -1
-	}
+	d.ended = true
+	d.closeUnused()
 }
 
 const outHeader = 16 // bytes of struct fuse_out_header

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"sync"
+	"time"
 
 	"github.com/kmsfs/kmsfs/mount"
 )
@@ -16,6 +17,8 @@ import (
 const (
 	sweepers   = 8
 	sweepBatch = 256 // a channel costs as much as a notification
+
+	entriesFirst = 200 * time.Millisecond // how long content and attributes wait for names to be dropped
 )
 
 // Keys implements mount.Notifier.
@@ -46,11 +49,13 @@ func (n *notifier) DropData(affected func(ino mount.Ino, key string) bool) {
 
 // DropAll implements mount.Notifier.
 func (n *notifier) DropAll() {
-	sweep(n.interest.eachEntry, func(k entryKey) { // first, so that nobody finds what is being dropped
-		if !n.ended() {
-			n.send(k, &round{off: -1, end: 1<<63 - 1})
-		}
-	})
+	entries := n.dropEntries() // first, so that nobody finds what is being dropped
+	t := time.NewTimer(entriesFirst)
+	defer t.Stop()
+	select {
+	case <-entries:
+	case <-t.C: // someone may hold a directory on purpose, and content and attributes are to go all the same
+	}
 	sweep(func(post func(mount.Ino)) {
 		n.interest.eachInode(func(ino mount.Ino, _ inodeRecord) { post(ino) })
 	}, func(ino mount.Ino) {
@@ -60,6 +65,31 @@ func (n *notifier) DropAll() {
 		}
 		n.dropInode(ino, off)
 	})
+}
+
+// dropEntries sweeps entries and closes the channel at the end of it. While an earlier sweep goes on, which may be for as long as its
+// user likes, none is begun: the names that are left lead nowhere.
+func (n *notifier) dropEntries() <-chan struct{} {
+	done := make(chan struct{})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.sweeping {
+		close(done)
+		return done
+	}
+	n.sweeping = true
+	go func() {
+		defer close(done)
+		sweep(n.interest.eachEntry, func(k entryKey) {
+			if !n.ended() {
+				n.send(k, &round{off: -1, end: 1<<63 - 1})
+			}
+		})
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.sweeping = false
+	}()
+	return done
 }
 
 // dropInode makes the kernel forget an inode's attributes and, if off is 0, its content.
