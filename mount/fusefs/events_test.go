@@ -99,8 +99,8 @@ func (r *revocation) bucketPolicy(statement string) {
 	r.ok(r.session.SetXattr(mount.Caller{}, r.bucketIno, "user.s3.policy", []byte(text), mount.XattrEither))
 }
 
-// importUntil gives the imported key its material, until then if that is not zero.
-func (r *revocation) importUntil(until time.Time) {
+// importFor gives the imported key its material, for so long from now on, or for ever if that is 0. It returns when that ends.
+func (r *revocation) importFor(d time.Duration) (until time.Time) {
 	r.t.Helper()
 	p, err := r.keys.GetParametersForImport(r.call("admin"), r.imported, "RSAES_OAEP_SHA_256", "RSA_2048")
 	r.ok(err)
@@ -108,8 +108,12 @@ func (r *revocation) importUntil(until time.Time) {
 	r.ok(err)
 	encrypted, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), bytes.Repeat([]byte{7}, 32), nil)
 	r.ok(err)
+	if d > 0 {
+		until = r.now().Add(d) // now that the RSA key, which may take its time, is made
+	}
 	_, _, err = r.keys.ImportKeyMaterial(r.call("admin"), r.imported, p.Token, encrypted, until)
 	r.ok(err)
+	return until
 }
 
 func (r *revocation) ino(name string) mount.Ino {
@@ -171,15 +175,14 @@ func (r *revocation) events() []event {
 		_ = r.principals.DetachGroup("staff", "AmazonS3FullAccess")
 		r.ok(r.principals.DeleteGroup("staff"))
 	}
-	byImport := func(until func() time.Time) func(string, string) {
+	byImport := func(d time.Duration) func(string, string) {
 		return func(string, string) {
-			r.importUntil(until())
+			r.importFor(d)
 			r.encrypt(r.bucketIno, "aws:kms:"+r.imported)
 		}
 	}
-	always := func() time.Time { return time.Time{} }
 	importAgain := func(string, string) {
-		r.importUntil(time.Time{})
+		r.importFor(0)
 		r.encrypt(r.bucketIno, "aws:kms:alias/k")
 	}
 	byItself := func(f string) { // before anybody uses the key, which would notice
@@ -227,7 +230,7 @@ func (r *revocation) events() []event {
 			},
 		},
 		{
-			name: "imported material deleted", errno: "ENOKEY", all: true, prepare: byImport(always), undo: importAgain,
+			name: "imported material deleted", errno: "ENOKEY", all: true, prepare: byImport(0), undo: importAgain,
 			do: func(string, string) {
 				_, _, err := r.keys.DeleteImportedKeyMaterial(admin(), r.imported)
 				r.ok(err)
@@ -235,17 +238,15 @@ func (r *revocation) events() []event {
 		},
 		{
 			name: "imported material expired", errno: "ENOKEY", all: true, undo: importAgain,
-			prepare: byImport(func() time.Time { return r.now().Add(240 * time.Hour) }),
+			prepare: byImport(240 * time.Hour),
 			do: func(f, _ string) {
-				until := r.now().Add(3 * time.Second) // long enough for making an RSA key
-				r.importUntil(until)
-				<-time.After(until.Sub(r.now()))
+				<-time.After(r.importFor(2 * time.Second).Sub(r.now()))
 				byItself(f)
 			},
 		},
 		{
 			name: "imported material expired while the machine slept", errno: "ENOKEY", all: true, undo: importAgain,
-			prepare: byImport(func() time.Time { return r.now().Add(240 * time.Hour) }),
+			prepare: byImport(240 * time.Hour),
 			do: func(f, _ string) {
 				r.ahead.Add(int64(241 * time.Hour))
 				byItself(f)
