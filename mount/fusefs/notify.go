@@ -1,17 +1,11 @@
 package fusefs
 
 import (
-	"encoding/binary"
-	"errors"
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 
 	"github.com/kmsfs/kmsfs/mount"
 )
@@ -155,7 +149,7 @@ func (n *notifier) post(k entryKey, off, end int64) func() {
 	if n.inFlight(k) {
 		return nil // concurrent with what is in flight there
 	}
-	if _, is := n.stuck[k.parent]; is && k.name != "" {
+	if n.isStuck(k) {
 		return nil
 	}
 	return func() { n.wait(k, r) }
@@ -235,10 +229,13 @@ func (n *notifier) wait(k entryKey, r *round) {
 			return
 		case <-t.C:
 		}
-		if n.isStuck(k) {
+		n.mu.Lock()
+		stuck, ring := n.isStuck(k), n.mayRing(k)
+		n.mu.Unlock()
+		if stuck {
 			return
 		}
-		if n.mayRing(k) {
+		if ring {
 			n.log.Debug("not waited for a notification: it may be waiting for us", "inode", k.parent)
 			return
 		}
@@ -259,44 +256,40 @@ func (n *notifier) holdBack(k entryKey, r *round) {
 		return
 	default:
 	}
-	if _, known := n.stuck[k.parent]; k.name != "" && !known {
+	if k.name != "" && !n.isStuck(k) {
 		n.stuck[k.parent] = nil
 	}
 }
 
+// isStuck reports whether nobody waits for notifications about an entry's directory. n.mu is held.
 func (n *notifier) isStuck(k entryKey) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	_, is := n.stuck[k.parent]
 	return is && k.name != ""
 }
 
 // heldBack keeps a job until its directory is free. n.mu is held.
 func (n *notifier) heldBack(j *job) bool {
-	list, is := n.stuck[j.key.parent]
-	if !is || j.key.name == "" {
+	if !n.isStuck(j.key) {
 		return false
 	}
-	n.stuck[j.key.parent] = append(list, j)
+	n.stuck[j.key.parent] = append(n.stuck[j.key.parent], j)
 	return true
 }
 
 // free queues what was held back about a directory: its kernel has taken a notification. n.mu is held.
 func (n *notifier) free(k entryKey) {
-	list, is := n.stuck[k.parent]
-	if !is || k.name == "" {
+	if !n.isStuck(k) {
 		return
 	}
+	list := n.stuck[k.parent]
 	delete(n.stuck, k.parent)
 	for _, j := range list {
 		n.enqueue(j)
 	}
 }
 
-// mayRing reports whether this kernel may be unable to take a notification until its sender's answer is given.
+// mayRing reports whether this kernel may be unable to take a notification until its sender's answer is given. n.mu is held.
 func (n *notifier) mayRing(k entryKey) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if k.name == "" {
 		return n.sizing[k.parent] > 0
 	}
@@ -493,113 +486,4 @@ func (n *notifier) close() {
 		}
 	}
 	n.idle.Broadcast()
-}
-
-// device is our own descriptor of the FUSE connection. go-fuse's calls set no flags on INVAL_ENTRY, so the messages are written here.
-//
-// A write takes as long as the kernel has a lock that it needs; close does not wait for it: the last one closes the descriptor.
-type device struct {
-	mu     sync.RWMutex // guards ended, and that nobody begins after it; held by none who writes
-	ended  bool
-	fd     int // -1: none
-	users  atomic.Int64
-	closes sync.Once
-}
-
-func (d *device) begin() bool {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if d.ended || d.fd < 0 {
-		return false
-	}
-	d.users.Add(1)
-	return true
-}
-
-func (d *device) end() {
-	if d.users.Add(-1) > 0 {
-		return
-	}
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	d.closeUnused()
-}
-
-// closeUnused closes the descriptor if nobody will use it. d.mu is held.
-func (d *device) closeUnused() {
-	if d.ended && d.fd >= 0 && d.users.Load() == 0 {
-		d.closes.Do(func() { _ = unix.Close(d.fd) })
-	}
-}
-
-func (d *device) write(msg ...[]byte) syscall.Errno {
-	if !d.begin() {
-		return syscall.EBADF
-	}
-	defer d.end()
-	for {
-		var err error
-		if len(msg) == 1 {
-			_, err = unix.Write(d.fd, msg[0])
-		} else {
-			_, err = unix.Writev(d.fd, msg)
-		}
-		var errno syscall.Errno
-		if err == nil || errors.As(err, &errno) && errno != syscall.EINTR {
-			return errno
-		}
-	}
-}
-
-func (d *device) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.ended = true
-	d.closeUnused()
-}
-
-const outHeader = 16 // bytes of struct fuse_out_header
-
-func header(buf []byte, code int32) {
-	binary.NativeEndian.PutUint32(buf[0:], uint32(len(buf)))
-	binary.NativeEndian.PutUint32(buf[4:], uint32(code))
-	binary.NativeEndian.PutUint64(buf[8:], 0)
-}
-
-// store puts content into the kernel's cache, without a request for it.
-func (d *device) store(ino mount.Ino, off int64, content []byte) syscall.Errno {
-	var buf [outHeader + 24]byte
-	header(buf[:], -fuse.NOTIFY_STORE_CACHE)
-	binary.NativeEndian.PutUint32(buf[0:], uint32(len(buf)+len(content)))
-	binary.NativeEndian.PutUint64(buf[outHeader:], uint64(ino))
-	binary.NativeEndian.PutUint64(buf[outHeader+8:], uint64(off))
-	binary.NativeEndian.PutUint32(buf[outHeader+16:], uint32(len(content)))
-	return d.write(buf[:], content)
-}
-
-// inode makes the kernel forget attributes and, if off >= 0, pages up to end.
-func (d *device) inode(ino mount.Ino, off, end int64) syscall.Errno {
-	var buf [outHeader + 24]byte
-	header(buf[:], -fuse.NOTIFY_INVAL_INODE)
-	size := end - off
-	if off < 0 || end == 1<<63-1 {
-		size = 0 // to the end
-	}
-	binary.NativeEndian.PutUint64(buf[outHeader:], uint64(ino))
-	binary.NativeEndian.PutUint64(buf[outHeader+8:], uint64(off))
-	binary.NativeEndian.PutUint64(buf[outHeader+16:], uint64(size))
-	return d.write(buf[:])
-}
-
-// entry makes the kernel ask again about an entry before it believes it.
-func (d *device) entry(parent mount.Ino, name string, expire bool) syscall.Errno {
-	buf := make([]byte, outHeader+16+len(name)+1)
-	header(buf, -fuse.NOTIFY_INVAL_ENTRY)
-	binary.NativeEndian.PutUint64(buf[outHeader:], uint64(parent))
-	binary.NativeEndian.PutUint32(buf[outHeader+8:], uint32(len(name)))
-	if expire {
-		binary.NativeEndian.PutUint32(buf[outHeader+12:], fuse.EXPIRE_ONLY)
-	}
-	copy(buf[outHeader+16:], name)
-	return d.write(buf)
 }
