@@ -30,6 +30,7 @@ type file struct {
 	f      *os.File
 	err    error
 	direct direct
+	around around
 
 	refs   int
 	elem   *list.Element // in idle, if refs is 0

@@ -222,7 +222,7 @@ func (s *Store) ReadAt(ref extent.Ref, p []byte, off int64) error {
 		return err
 	}
 	defer s.files.release(f)
-	if s.readDirect(f, p, ref.Offset+off) {
+	if s.readDirect(f, p, ref.Offset+off) || f.readCached(p, ref.Offset+off) {
 		return nil
 	}
 	if _, err := f.f.ReadAt(p, ref.Offset+off); err != nil {
