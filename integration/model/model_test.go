@@ -48,7 +48,7 @@ func duration(t *testing.T) time.Duration {
 	if testing.Short() {
 		return 5 * time.Second
 	}
-	return 30 * time.Second
+	return time.Minute
 }
 
 // run is one history on one bucket.

@@ -6,7 +6,7 @@
 // everything is compared again behind a remount and behind a restart of the daemon.
 //
 //	KMSFS_SEED=n        replays a run
-//	KMSFS_MODEL_TIME=d  how long TestModel works (default 30s); TestConcurrent takes two thirds of it, at most 20s
+//	KMSFS_MODEL_TIME=d  how long TestModel works (default 1m); TestConcurrent takes two thirds of it, at most 20s
 //	KMSFS_BIN=path      the program; it is built otherwise
 //
 // A process that uses a mount it serves can deadlock, and a hang must not be one of the test's: the mounts are driven by child
