@@ -46,7 +46,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 integration: build ## shell tests against real mounts; ONLY="t_sse t_tree" picks some
 	@integration/run.sh $(ONLY)
 
-bench: build ## kmsfs beside gocryptfs, a plain FUSE loopback and the bare disk; WRITE=1 puts the table into docs/performance.md
+bench: build ## kmsfs beside gocryptfs, securefs, a plain FUSE loopback and the bare disk; WRITE=1 puts the table into docs/performance.md
 	@.ci/tools bench
 	@integration/bench/bench.sh
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench.sh: runs the workloads on kmsfs and its peers in one run and prints a table of values and ratios.
 #
-# Environment: PEERS (kmsfs gocryptfs loopback ext4); RUNS, how often, of which the median counts (1); OUT, a file for the raw
+# Environment: PEERS (kmsfs gocryptfs securefs loopback ext4); RUNS, how often, of which the median counts (1); OUT, a file for the raw
 # rows; WRITE=1 puts the table between the markers in docs/performance.md; and what workloads.sh and peers.sh take.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
   echo "bench.sh: needs root, to drop the page cache between workloads" >&2
   exit 1
 }
-read -ra peers <<<"${PEERS:-kmsfs gocryptfs loopback ext4}"
+read -ra peers <<<"${PEERS:-kmsfs gocryptfs securefs loopback ext4}"
 raw=${OUT:-$(mktemp)}
 : >"$raw"
 go build -trimpath -o bin/loopback ./integration/bench/loopback

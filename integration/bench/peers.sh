@@ -4,7 +4,9 @@
 #   kmsfs       this project: one store, one bucket with the default encryption (SSE-S3)
 #   kmsfs-kms   the same, the bucket's default being a customer key
 #   gocryptfs   an encrypted overlay with one password
+#   securefs    another one
 #   loopback    go-fuse without encryption: what FUSE itself costs
+#   passed      the same, but the kernel may pass reads through to the disk's filesystem
 #   ext4        the bare disk, whatever filesystem it has
 #
 # Environment: KMSFS and LOOPBACK, the programs; BENCH_DIR, where to work (a directory on the disk to be measured); and
@@ -95,6 +97,11 @@ for peer; do
   case $peer in
     ext4) work=$back ;;
     loopback) "${LOOPBACK:?the program}" "$mnt" "$back" & ;;
+    passed) "${LOOPBACK:?the program}" -passthrough "$mnt" "$back" & ;;
+    securefs)
+      quietly securefs create --pass benchmark "$back"
+      securefs mount --pass benchmark "$back" "$mnt" 2>/dev/null &
+      ;;
     gocryptfs)
       quietly gocryptfs -nosyslog -init -extpass 'echo benchmark' "$back"
       gocryptfs -q -nosyslog -extpass 'echo benchmark' "$back" "$mnt"
