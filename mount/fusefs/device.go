@@ -3,6 +3,7 @@ package fusefs
 import (
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"sync"
 	"syscall"
 
@@ -12,15 +13,41 @@ import (
 	"github.com/kmsfs/kmsfs/mount"
 )
 
+// addressee takes notifications to a kernel.
+type addressee interface {
+	// inode makes the kernel forget attributes and, if off >= 0, pages up to end.
+	inode(ino mount.Ino, off, end int64) syscall.Errno
+	// entry makes the kernel ask again about an entry before it believes it; expire: and do nothing more.
+	entry(parent mount.Ino, name string, expire bool) syscall.Errno
+}
+
+// hasEnded reports whether an errno says that there is no such mount any more.
+func hasEnded(errno syscall.Errno) bool {
+	switch errno {
+	case syscall.ENODEV, syscall.EBADF, syscall.ENOTCONN, syscall.EPERM:
+		return true
+	}
+	return false
+}
+
 // device is our own descriptor of the FUSE connection. go-fuse's calls set no flags on INVAL_ENTRY, so the messages are written here.
 //
 // A write takes as long as the kernel has a lock that it needs; close does not wait for it: the last one closes the descriptor.
 type device struct {
-	fd int // -1: none
+	fd       int        // -1: none
+	dirs     func() int // how many directories the kernel has open
+	log      *slog.Logger
+	errands  chan errand // for threads that are apart: see there
+	over     chan struct{}
+	together sync.RWMutex // held for reading by who tells of an entry in a thread that is not apart
 
 	mu    sync.Mutex // held by none who writes
 	users int        // who write
 	ended bool       // nobody begins to
+}
+
+func newDevice(fd int, dirs func() int, log *slog.Logger) *device {
+	return &device{fd: fd, dirs: dirs, log: log, errands: make(chan errand), over: make(chan struct{})}
 }
 
 func (d *device) begin() bool {
@@ -54,12 +81,16 @@ func (d *device) write(msg ...[]byte) syscall.Errno {
 		return syscall.EBADF
 	}
 	defer d.end()
+	return writeTo(d.fd, msg...)
+}
+
+func writeTo(fd int, msg ...[]byte) syscall.Errno {
 	for {
 		var err error
 		if len(msg) == 1 {
-			_, err = unix.Write(d.fd, msg[0])
+			_, err = unix.Write(fd, msg[0])
 		} else {
-			_, err = unix.Writev(d.fd, msg)
+			_, err = unix.Writev(fd, msg)
 		}
 		var errno syscall.Errno
 		if err == nil || errors.As(err, &errno) && errno != syscall.EINTR {
@@ -71,6 +102,9 @@ func (d *device) write(msg ...[]byte) syscall.Errno {
 func (d *device) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.ended {
+		close(d.over)
+	}
 	d.ended = true
 	d.closeUnused()
 }
@@ -94,9 +128,12 @@ func (d *device) store(ino mount.Ino, off int64, content []byte) syscall.Errno {
 	return d.write(buf[:], content)
 }
 
-// inode makes the kernel forget attributes and, if off >= 0, pages up to end.
 func (d *device) inode(ino mount.Ino, off, end int64) syscall.Errno {
-	var buf [outHeader + 24]byte
+	buf := inodeMessage(ino, off, end)
+	return d.write(buf[:])
+}
+
+func inodeMessage(ino mount.Ino, off, end int64) (buf [outHeader + 24]byte) {
 	header(buf[:], -fuse.NOTIFY_INVAL_INODE)
 	size := end - off
 	if off < 0 || end == 1<<63-1 {
@@ -105,11 +142,10 @@ func (d *device) inode(ino mount.Ino, off, end int64) syscall.Errno {
 	binary.NativeEndian.PutUint64(buf[outHeader:], uint64(ino))
 	binary.NativeEndian.PutUint64(buf[outHeader+8:], uint64(off))
 	binary.NativeEndian.PutUint64(buf[outHeader+16:], uint64(size))
-	return d.write(buf[:])
+	return buf
 }
 
-// entry makes the kernel ask again about an entry before it believes it.
-func (d *device) entry(parent mount.Ino, name string, expire bool) syscall.Errno {
+func entryMessage(parent mount.Ino, name string, expire bool) []byte {
 	buf := make([]byte, outHeader+16+len(name)+1)
 	header(buf, -fuse.NOTIFY_INVAL_ENTRY)
 	binary.NativeEndian.PutUint64(buf[outHeader:], uint64(parent))
@@ -118,5 +154,12 @@ func (d *device) entry(parent mount.Ino, name string, expire bool) syscall.Errno
 		binary.NativeEndian.PutUint32(buf[outHeader+12:], fuse.EXPIRE_ONLY)
 	}
 	copy(buf[outHeader+16:], name)
-	return d.write(buf)
+	return buf
+}
+
+// epoch makes the kernel ask again about every name that it knows. It waits for nothing.
+func (d *device) epoch() syscall.Errno {
+	var buf [outHeader]byte
+	header(buf[:], -fuse.NOTIFY_INC_EPOCH)
+	return d.write(buf[:])
 }

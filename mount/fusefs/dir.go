@@ -22,6 +22,7 @@ func (m *rawFS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) f
 		return m.nodeStatus("opendir", in.NodeId, err)
 	}
 	out.Fh = m.dirs.add(d)
+	m.fd.opened()
 	return fuse.OK
 }
 

@@ -23,8 +23,11 @@ type interest struct {
 	blind   atomic.Int64
 	blindAt atomic.Int64 // when the last of them was answered
 
-	// evict makes the kernel forget entries, in the background, and calls evicted for each shard when that is done.
-	evict func(shard int, keys []entryKey)
+	// evict makes the kernel forget entries, in the background, and calls evicted for each shard when that is done. If it is not for long,
+	// overflow makes the kernel forget all and calls forgotten.
+	evict    func(shard int, keys []entryKey)
+	overflow func()
+	flowing  atomic.Bool // overflow was called
 }
 
 type interestShard struct {
@@ -240,7 +243,14 @@ func (t *interest) asking(k entryKey) {
 // has most of them if one directory does. They stay on record until the kernel has forgotten them. s.mu is held.
 func (t *interest) put(s *interestShard, k entryKey, r entryRecord, had bool) (leave []entryKey) {
 	s.entries[k] = r
-	if had || t.known.Add(1) <= maxEntries || s.leaving {
+	if had {
+		return nil
+	}
+	known := t.known.Add(1)
+	if known > 2*maxEntries && t.flowing.CompareAndSwap(false, true) {
+		go t.overflow()
+	}
+	if known <= maxEntries || s.leaving {
 		return nil
 	}
 	s.leaving = true
@@ -266,6 +276,21 @@ func (t *interest) evicted(shard int, keys []entryKey, at int64) {
 			t.remove(s, k)
 		}
 	}
+}
+
+// forgotten takes all entries off the record: the kernel was made to forget them after the time at.
+func (t *interest) forgotten(at int64) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for k, r := range s.entries {
+			if r.asking == 0 && r.told < at-straggle {
+				t.remove(s, k)
+			}
+		}
+		s.mu.Unlock()
+	}
+	t.flowing.Store(false)
 }
 
 // remove takes an entry off the record that is on it; s.mu is held.

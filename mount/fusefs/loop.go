@@ -133,9 +133,9 @@ type loop struct {
 	over     bool
 }
 
-// newLoop answers the kernel's INIT, with which every connection begins, and has init called with the kernel's capabilities. The
-// descriptor becomes the loop's.
-func newLoop(fs fuse.RawFileSystem, opts *fuse.MountOptions, fd int, log *slog.Logger, init func(kernel uint64)) (l *loop, err error) {
+// newLoop answers the kernel's INIT, with which every connection begins, and has init called with the kernel's version of the
+// protocol and capabilities. The descriptor becomes the loop's.
+func newLoop(fs fuse.RawFileSystem, opts *fuse.MountOptions, fd int, log *slog.Logger, init func(minor uint32, kernel uint64)) (l *loop, err error) {
 	l = &loop{
 		ps: fuse.NewProtocolServer(fs, opts), log: log, fd: fd,
 		ended: make(chan struct{}), kick: make(chan struct{}, 1),
@@ -160,11 +160,11 @@ func newLoop(fs fuse.RawFileSystem, opts *fuse.MountOptions, fd int, log *slog.L
 		return nil, errors.New("fuse: the connection does not begin with INIT")
 	}
 	clear(in[n:max(n, int(unsafe.Sizeof(*said)))]) // what an older kernel does not send
-	capabilities := said.Flags64()
+	minor, capabilities := said.Minor, said.Flags64()
 	if err := l.answer(w, n); err != nil {
 		return nil, fmt.Errorf("fuse: INIT: %w", err)
 	}
-	init(capabilities)
+	init(minor, capabilities)
 	return l, nil
 }
 

@@ -73,7 +73,7 @@ func newLoopRig(t *testing.T, a *answers) (*loop, *kernelEnd) {
 	init := fuse.InitIn{Major: 7, Minor: 41}
 	init.Opcode = opInit
 	k.send(unsafe.Slice((*byte)(unsafe.Pointer(&init)), unsafe.Sizeof(init)))
-	l, err := newLoop(a, (&rawFS{log: slog.New(slog.DiscardHandler)}).fuseOptions(), fds[0], slog.New(slog.DiscardHandler), func(uint64) {})
+	l, err := newLoop(a, (&rawFS{log: slog.New(slog.DiscardHandler)}).fuseOptions(), fds[0], slog.New(slog.DiscardHandler), func(uint32, uint64) {})
 	if err != nil {
 		t.Fatal(err)
 	}

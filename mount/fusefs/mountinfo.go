@@ -70,6 +70,20 @@ func topmost(dir string) (top MountPoint, ok bool) {
 	return top, ok && err == nil
 }
 
+// find finds a mount of ours by its directory, its device number, or both.
+func find(dir, dev string) (m MountPoint, ok bool) {
+	if dir != "" {
+		m, ok = topmost(dir)
+		return m, ok && (dev == "" || m.Device == dev)
+	}
+	all, err := Mounts()
+	i := slices.IndexFunc(all, func(m MountPoint) bool { return m.Device == dev })
+	if err != nil || i < 0 {
+		return MountPoint{}, false
+	}
+	return all[i], true
+}
+
 // eachMount calls fn for the rows of a table:
 //
 //	36 35 98:0 /root /mount/point opts [optional…] - type source superopts

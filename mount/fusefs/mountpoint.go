@@ -260,8 +260,8 @@ func (o Options) detach(dir, dev string) {
 
 // abort ends a connection by force, as root through the mount and otherwise through its control file, and then takes the mount away.
 func abort(dir, dev string) error {
-	m, ok := topmost(dir)
-	if !ok || dev != "" && m.Device != dev {
+	m, ok := find(dir, dev)
+	if !ok {
 		return nil
 	}
 	_, minor, _ := strings.Cut(m.Device, ":")

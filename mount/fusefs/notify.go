@@ -16,7 +16,7 @@ const (
 	maxRounds  = 20                           // of one notification
 	patience   = 50 * time.Millisecond        // how long one waits for another mount's kernel that may be waiting for us
 	maxWait    = 5 * time.Second              // nobody waits longer than this
-	maxWorkers = 256                          // notifications of one mount that may block in its kernel at once
+	maxWorkers = 128                          // notifications about entries, and as many about inodes, that may block in one kernel at once
 )
 
 // notifier sends one kernel what it must not believe any more.
@@ -25,21 +25,24 @@ type notifier struct {
 	interest *interest
 	log      *slog.Logger
 	expire   bool        // the kernel knows FUSE_EXPIRE_ONLY
+	epochs   bool        // the kernel knows FUSE_NOTIFY_INC_EPOCH
 	crowded  func() bool // more than one operation waits for entries, on whatever mount
+	abort    func()      // ends the mount by force
 
 	// mu guards what follows.
 	mu       sync.Mutex
-	idle     sync.Cond
 	jobs     map[mount.Ino][]*job // by inode, or by an entry's directory
-	queue    []*job
-	workers  int
-	waiting  int               // workers without work
+	names    crew                 // sends about entries; a kernel whose user holds directories takes nothing from the other
+	inodes   crew
 	writing  map[mount.Ino]int // WRITEs in flight, by inode
 	sizing   map[mount.Ino]int // requests that set a size, likewise
 	changing map[mount.Ino]int // directory operations in flight, by directory
 	drops    map[mount.Ino][]chan struct{}
-	stuck    map[mount.Ino][]*job // directories about which the kernel takes no notification, and what it is to be told of them
-	sweeping bool                 // entries are being swept
+	stuck    map[mount.Ino][]*job // directories that the kernel's user holds (see held.go), and what is held back about them
+	held     int                  // jobs held back, of all directories
+	aborted  bool
+	sweeping bool          // entries are being swept
+	resweep  chan struct{} // not nil: and are to be swept again; it is closed when that is done
 	closed   bool
 }
 
@@ -71,7 +74,8 @@ func newNotifier(fd *device, t *interest, crowded func() bool, log *slog.Logger)
 		jobs: map[mount.Ino][]*job{}, writing: map[mount.Ino]int{}, sizing: map[mount.Ino]int{}, changing: map[mount.Ino]int{},
 		drops: map[mount.Ino][]chan struct{}{}, stuck: map[mount.Ino][]*job{},
 	}
-	n.idle.L = &n.mu
+	n.names = crew{limit: maxWorkers, idle: sync.Cond{L: &n.mu}}
+	n.inodes = crew{limit: maxWorkers, idle: sync.Cond{L: &n.mu}}
 	return n
 }
 
@@ -101,7 +105,7 @@ func (n *notifier) InodeChanged(ino mount.Ino, off, size int64) func() {
 // handles would be younger than the one before: there is no such ring.
 func (n *notifier) now(ino mount.Ino, off, end int64) func() {
 	k := entryKey{parent: ino}
-	if n.tell(k, &round{off: off, end: end}) == syscall.ENOENT {
+	if n.tell(n.fd, k, &round{off: off, end: end}) == syscall.ENOENT {
 		if _, fresh := n.interest.fresh(ino); fresh {
 			return n.post(k, off, end)
 		}
@@ -118,22 +122,15 @@ func (n *notifier) EntryChanged(parent mount.Ino, name string) func() {
 	return n.post(k, -1, -1)
 }
 
-// evict makes the kernel forget entries for want of room.
-func (n *notifier) evict(shard int, keys []entryKey) {
-	go func() {
-		at := n.interest.now()
-		for _, k := range keys {
-			_ = n.fd.entry(k.parent, k.name, n.expire) // what it does not know it need not forget
-		}
-		n.interest.evicted(shard, keys, at)
-	}()
-}
-
 // post queues a notification and returns what waits for it.
 func (n *notifier) post(k entryKey, off, end int64) func() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
+		return nil
+	}
+	if n.isStuck(k) && n.epochs {
+		n.forgetNames("")
 		return nil
 	}
 	j := n.job(k)
@@ -212,9 +209,8 @@ func (n *notifier) inFlight(k entryKey) bool {
 // directory and waits for the other, which is locked by an operation whose answer waits for us. Such a ring takes two that wait for
 // entries, and an operation in another directory of this kernel.
 //
-// Where there can be a ring, nobody waits for long. Nor does anybody wait for a directory that its user holds: a listing keeps it locked
-// while it is copied, and the memory that it is copied to may be a mapped file of a file system that never answers. The first one waits
-// for maxWait, the next ones do not, and one worker is enough to wait for it, until the kernel has taken that notification.
+// Where there can be a ring, nobody waits for long. Nor does anybody wait for a directory that its user holds (held.go), but the first one,
+// for maxWait.
 func (n *notifier) wait(k entryKey, r *round) {
 	select {
 	case <-r.done:
@@ -244,47 +240,6 @@ func (n *notifier) wait(k entryKey, r *round) {
 			n.holdBack(k, r)
 			return
 		}
-	}
-}
-
-// holdBack has nobody wait for a directory any more, unless the kernel has taken the notification at last.
-func (n *notifier) holdBack(k entryKey, r *round) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	select {
-	case <-r.sent:
-		return
-	default:
-	}
-	if k.name != "" && !n.isStuck(k) {
-		n.stuck[k.parent] = nil
-	}
-}
-
-// isStuck reports whether nobody waits for notifications about an entry's directory. n.mu is held.
-func (n *notifier) isStuck(k entryKey) bool {
-	_, is := n.stuck[k.parent]
-	return is && k.name != ""
-}
-
-// heldBack keeps a job until its directory is free. n.mu is held.
-func (n *notifier) heldBack(j *job) bool {
-	if !n.isStuck(j.key) {
-		return false
-	}
-	n.stuck[j.key.parent] = append(n.stuck[j.key.parent], j)
-	return true
-}
-
-// free queues what was held back about a directory: its kernel has taken a notification. n.mu is held.
-func (n *notifier) free(k entryKey) {
-	if !n.isStuck(k) {
-		return
-	}
-	list := n.stuck[k.parent]
-	delete(n.stuck, k.parent)
-	for _, j := range list {
-		n.enqueue(j)
 	}
 }
 
@@ -384,60 +339,11 @@ func (n *notifier) oneLess(m map[mount.Ino]int, ino mount.Ino) {
 	}
 }
 
-func (n *notifier) enqueue(j *job) {
-	n.queue = append(n.queue, j)
-	if n.waiting > 0 {
-		n.waiting-- // whom the signal wakes is not waiting any more: a second job needs another worker
-		n.idle.Signal()
-	} else if n.workers < maxWorkers {
-		n.workers++
-		go n.work()
-	}
-}
-
-// work sends what is queued. One worker stays when there is nothing to do.
-func (n *notifier) work() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for {
-		for len(n.queue) == 0 {
-			if n.closed || n.waiting > 0 {
-				n.workers--
-				return
-			}
-			n.waiting++
-			n.idle.Wait()
-		}
-		j := n.queue[0]
-		n.queue[0] = nil
-		if n.queue = n.queue[1:]; len(n.queue) == 0 {
-			n.queue = nil
-		}
-		if n.heldBack(j) {
-			continue
-		}
-		r := j.next
-		j.current, j.next = r, nil
-		n.mu.Unlock()
-		n.send(j.key, r)
-		close(r.sent)
-		n.mu.Lock()
-		n.free(j.key)
-		r.release()
-		j.current = nil
-		if j.next != nil {
-			n.enqueue(j)
-		} else {
-			n.drop(j)
-		}
-	}
-}
-
 // send notifies, and again if an answer with the state of before may have arrived after it. If such an answer was only just given, it
 // should be in the kernel a moment later; should its sender have been held up, a last notification follows when nobody waits any more.
-func (n *notifier) send(k entryKey, r *round) {
+func (n *notifier) send(to addressee, k entryKey, r *round) {
 	for range maxRounds {
-		errno := n.tell(k, r)
+		errno := n.tell(to, k, r)
 		var since int64
 		var fresh bool
 		if k.name != "" {
@@ -454,21 +360,18 @@ func (n *notifier) send(k entryKey, r *round) {
 		t := time.NewTimer(time.Duration(max(settle-since, settle/4)))
 		<-t.C
 	}
-	time.AfterFunc(time.Duration(straggle), func() { _ = n.tell(k, r) })
+	time.AfterFunc(time.Duration(straggle), func() { _ = n.tell(n.fd, k, r) })
 }
 
 // tell sends one notification.
-func (n *notifier) tell(k entryKey, r *round) syscall.Errno {
+func (n *notifier) tell(to addressee, k entryKey, r *round) syscall.Errno {
 	var errno syscall.Errno
 	if k.name == "" {
-		errno = n.fd.inode(k.parent, r.off, r.end)
+		errno = to.inode(k.parent, r.off, r.end)
 	} else {
-		errno = n.fd.entry(k.parent, k.name, n.expire)
+		errno = to.entry(k.parent, k.name, n.expire)
 	}
-	switch errno {
-	case 0, syscall.ENOENT:
-	case syscall.ENODEV, syscall.EBADF, syscall.ENOTCONN, syscall.EPERM: // the mount has ended
-	default:
+	if errno != 0 && errno != syscall.ENOENT && !hasEnded(errno) {
 		n.log.Warn("notification refused", "inode", k.parent, "err", errno)
 	}
 	return errno
@@ -485,5 +388,6 @@ func (n *notifier) close() {
 			j.next.release()
 		}
 	}
-	n.idle.Broadcast()
+	n.names.idle.Broadcast()
+	n.inodes.idle.Broadcast()
 }

@@ -22,6 +22,7 @@ const (
 	maxWrite      = 1 << 20 // bytes of one READ or WRITE
 	maxBackground = 64      // readahead and writeback requests at once
 	readAheadKB   = 2048    // of a mount, where the daemon may set it
+	minorOfEpochs = 44      // protocol 7.44, Linux 6.16
 )
 
 // rawFS answers one kernel's requests for one session. Handlers run concurrently.
@@ -50,8 +51,9 @@ func (m *rawFS) SetDebug(bool) {}
 func (m *rawFS) Init(*fuse.Server) {}
 
 // init is called when the kernel has said what it can, before the first request.
-func (m *rawFS) init(kernel uint64) {
+func (m *rawFS) init(minor uint32, kernel uint64) {
 	m.notes.expire = kernel&fuse.CAP_HAS_EXPIRE_ONLY != 0
+	m.notes.epochs = minor >= minorOfEpochs
 	m.sess.SetNotifier(m.notes)
 	m.interest.learn(mount.RootIno)
 	m.sess.Acquire(mount.RootIno, 1)
@@ -98,9 +100,9 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 	start := clock()
 	m := &rawFS{sess: sess, opts: opts, log: sess.Log().With("mount", dir)}
 	m.interest = newInterest(func() int64 { return int64(clock().Sub(start)) + 2*straggle }) // so that 0 is long ago
-	m.fd = &device{fd: -1}
+	m.fd = newDevice(-1, m.dirs.used, m.log)
 	m.notes = newNotifier(m.fd, m.interest, func() bool { return sess.Waiting() > 1 }, m.log)
-	m.interest.evict = m.notes.evict
+	m.interest.evict, m.interest.overflow = m.notes.evict, m.notes.overflow
 	fd, abs, err := opts.kernel().Attach(dir, opts)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
@@ -119,6 +121,11 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 	}
 	m.ended = l.ended
 	s := &Server{raw: m, dir: abs, dev: deviceOf(abs), done: make(chan struct{})}
+	m.notes.abort = func() {
+		if err := s.Abort(); err != nil {
+			m.log.Error("the mount was not ended", "err", err)
+		}
+	}
 	go func() {
 		defer close(s.done)
 		l.serve()
@@ -215,9 +222,14 @@ func (s *Server) Detach() error {
 	return s.raw.opts.kernel().Unmount(s.dir, unix.MNT_DETACH)
 }
 
-// Abort ends the connection: everything that waits for an answer gets an error. For a mount that does not answer any more.
+// Abort ends the connection: everything that waits for an answer gets an error. For a mount that does not answer any more. It may be
+// elsewhere by now, if its user has moved a directory above it.
 func (s *Server) Abort() error {
-	err := s.raw.opts.kernel().Abort(s.dir, s.dev)
+	dir := s.dir
+	if s.dev != "" {
+		dir = ""
+	}
+	err := s.raw.opts.kernel().Abort(dir, s.dev)
 	s.raw.sess.Leave()
 	s.once.Do(func() { s.raw.notes.close() })
 	return err

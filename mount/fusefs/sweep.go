@@ -19,6 +19,7 @@ const (
 	sweepBatch = 256 // a channel costs as much as a notification
 
 	entriesFirst = 200 * time.Millisecond // how long content and attributes wait for names to be dropped
+	entriesBy    = 700 * time.Millisecond // when names are dropped that a kernel does not drop one by one
 )
 
 // Keys implements mount.Notifier.
@@ -40,11 +41,11 @@ func (n *notifier) Keys() []string {
 func (n *notifier) DropData(affected func(ino mount.Ino, key string) bool) {
 	sweep(func(post func(mount.Ino)) {
 		n.interest.eachCached(func(ino mount.Ino, _ *string) { post(ino) })
-	}, func(ino mount.Ino) {
+	}, urgently(func(ino mount.Ino) {
 		if affected(ino, n.interest.keyOf(ino)) {
 			n.dropInode(ino, 0)
 		}
-	})
+	}))
 }
 
 // DropAll implements mount.Notifier.
@@ -55,41 +56,66 @@ func (n *notifier) DropAll() {
 	select {
 	case <-entries:
 	case <-t.C: // someone may hold a directory on purpose, and content and attributes are to go all the same
+		go n.overdue(entries, entriesBy-entriesFirst)
 	}
 	sweep(func(post func(mount.Ino)) {
 		n.interest.eachInode(func(ino mount.Ino, _ inodeRecord) { post(ino) })
-	}, func(ino mount.Ino) {
+	}, urgently(func(ino mount.Ino) {
 		off := int64(-1)
 		if n.interest.caches(ino) {
 			off = 0
 		}
 		n.dropInode(ino, off)
-	})
+	}))
 }
 
-// dropEntries sweeps entries and closes the channel at the end of it. While an earlier sweep goes on, which may be for as long as its
-// user likes, none is begun: the names that are left lead nowhere.
+// dropEntries sweeps all entries that are on record now, and closes the channel at the end of that. A sweep that is under way is another's,
+// and has passed some of them: it is followed by one more, however many ask for it.
 func (n *notifier) dropEntries() <-chan struct{} {
-	done := make(chan struct{})
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.sweeping {
-		close(done)
-		return done
+	if n.resweep == nil {
+		n.resweep = make(chan struct{})
 	}
-	n.sweeping = true
-	go func() {
-		defer close(done)
-		sweep(n.interest.eachEntry, func(k entryKey) {
-			if !n.ended() {
-				n.send(k, &round{off: -1, end: 1<<63 - 1})
-			}
-		})
+	if !n.sweeping {
+		n.sweeping = true
+		go n.sweepEntries()
+	}
+	return n.resweep
+}
+
+func (n *notifier) sweepEntries() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for n.resweep != nil {
+		done := n.resweep
+		n.resweep = nil
+		n.mu.Unlock()
+		sweep(n.interest.eachEntry, n.sweeper)
+		close(done)
 		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.sweeping = false
-	}()
-	return done
+	}
+	n.sweeping = false
+}
+
+// sweeper drops entries: in a thread that is apart while a directory is open, see there.
+func (n *notifier) sweeper(each func(drop func(entryKey))) {
+	drop := func(to addressee) func(entryKey) {
+		return func(k entryKey) {
+			if !n.ended() {
+				n.send(to, k, &round{off: -1, end: 1<<63 - 1})
+			}
+		}
+	}
+	done := make(chan struct{})
+	if n.fd.dirs() > 0 && n.fd.apart(func(to addressee) {
+		defer close(done)
+		urgently(drop(to))(each)
+	}) {
+		<-done
+		return
+	}
+	urgently(drop(n.fd))(each)
 }
 
 // dropInode makes the kernel forget an inode's attributes and, if off is 0, its content.
@@ -105,17 +131,23 @@ func (n *notifier) dropInode(ino mount.Ino, off int64) {
 	if n.fd.inode(ino, off, end) == 0 { // as a rule: nothing to tell or to repeat
 		return
 	}
-	n.send(k, &round{off: off, end: end})
+	n.send(n.fd, k, &round{off: off, end: end})
 }
 
-// sweep calls drop for everything that list posts, from several urgent goroutines, and returns when all have returned.
-func sweep[T any](list func(post func(T)), drop func(T)) {
+// urgently is how a sweeper works in a thread that comes before others.
+func urgently[T any](drop func(T)) (sweeper func(each func(drop func(T)))) {
+	return func(each func(drop func(T))) { mount.Urgently(func() { each(drop) }) }
+}
+
+// sweep has everything that list posts dropped by several sweepers, and returns when all have returned. Each is called in a goroutine, with
+// a function that calls another for what there is to drop.
+func sweep[T any](list func(post func(T)), sweeper func(each func(drop func(T)))) {
 	work := make(chan []T, sweepers)
 	used := make(chan []T, 2*sweepers)
 	var wait sync.WaitGroup
 	for range sweepers {
 		wait.Go(func() {
-			mount.Urgently(func() {
+			sweeper(func(drop func(T)) {
 				for items := range work {
 					for _, it := range items {
 						drop(it)
