@@ -416,6 +416,11 @@ func (m *matcher) before(seg *segment, i int) (int, bool) {
 // the index behind it.
 func (m *matcher) find(seg *segment, pos int) (int, bool) {
 	limit := m.limit(pos)
+	if len(seg.parts) >= siftFrom {
+		if end, ok, sifted := m.sift(seg, pos, limit); sifted {
+			return end, ok
+		}
+	}
 	p := &seg.parts[0]
 	for pos <= limit && len(m.s)-pos >= seg.min {
 		if p.kind == partLit {
