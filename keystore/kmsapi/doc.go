@@ -38,7 +38,8 @@
 // # Limits
 //
 // A body has at most 1 MiB, headers 32 KiB, a connection 30 s for a request and 2 min between
-// two; 128 connections at a time are served for each listener.
+// two; 128 connections at a time are served on TCP, and on the Unix socket 32 of each user. Beyond, one on TCP that shows no valid
+// signature takes its leave for the next.
 //
 // # What it is not
 //

@@ -13,7 +13,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -62,6 +61,7 @@ func New(c Config) *Server {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.tcp = s.http(s.fromSignature)
+	s.tcp.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
 	s.unix = s.http(s.fromPeer)
 	s.unix.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		p, err := peerOf(c)
@@ -132,7 +132,7 @@ func loopback(ctx context.Context, host string) (netip.Addr, error) {
 
 // ServeTCP answers signed calls on ln until Shutdown.
 func (s *Server) ServeTCP(ln net.Listener) error {
-	return serve(s.tcp, &limited{Listener: ln, room: make(chan struct{}, maxConnections), closed: make(chan struct{})})
+	return serve(s.tcp, newLimited(ln))
 }
 
 // ServeUnix answers the calls of local users on ln until Shutdown.
@@ -160,93 +160,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// limited accepts at most cap(room) connections at a time.
-type limited struct {
-	net.Listener
-	room   chan struct{}
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.room <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.room
-		return nil, err
-	}
-	return &limitedConn{Conn: c, leave: func() { <-l.room }}, nil
-}
-
-func (l *limited) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-// shared accepts at most maxPerUser connections of one uid at a time, so that one user's connections are no other's lack.
-type shared struct {
-	net.Listener
-	mu      sync.Mutex
-	perUser map[uint32]int
-}
-
-func (l *shared) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		p, err := peerOf(c)
-		if err != nil || !l.enter(p.uid) {
-			_ = c.Close()
-			continue
-		}
-		return &limitedConn{Conn: c, leave: func() { l.exit(p.uid) }}, nil
-	}
-}
-
-func (l *shared) enter(uid uint32) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.perUser[uid] >= maxPerUser {
-		return false
-	}
-	l.perUser[uid]++
-	return true
-}
-
-func (l *shared) exit(uid uint32) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.perUser[uid]--; l.perUser[uid] == 0 {
-		delete(l.perUser, uid)
-	}
-}
-
-// limitedConn tells when it is closed.
-type limitedConn struct {
-	net.Conn
-	once  sync.Once
-	leave func()
-}
-
-func (c *limitedConn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(c.leave)
-	return err
-}
-
 // peer is the process at the other end of a Unix socket.
 type peer struct{ uid, pid uint32 }
 
 type peerKey struct{}
 
 func peerOf(c net.Conn) (peer, error) {
-	if l, ok := c.(*limitedConn); ok {
+	if l, ok := c.(*sharedConn); ok {
 		c = l.Conn
 	}
 	u, ok := c.(*net.UnixConn)
@@ -317,6 +237,9 @@ func (s *Server) handler(who authenticate) http.Handler {
 		c.UserAgent = strings.ToValidUTF8(c.UserAgent, "?")
 		w.Header().Set("X-Amzn-Requestid", c.RequestID)
 		w.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate, private")
+		if conn, ok := r.Context().Value(connKey{}).(*limitedConn); ok {
+			defer conn.answered()
+		}
 		result, err := s.answer(w, r, who, c)
 		if handles[strings.TrimPrefix(r.Header.Get("X-Amz-Target"), targetPrefix)] && s.cfg.Handed != nil {
 			defer s.cfg.Handed()
@@ -347,6 +270,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, who authenticate
 	defer clear(body)
 	if err := who(r, body, c); err != nil {
 		return nil, err
+	}
+	if conn, ok := r.Context().Value(connKey{}).(*limitedConn); ok {
+		conn.known()
 	}
 	target := r.Header.Get("X-Amz-Target")
 	name, ok := strings.CutPrefix(target, targetPrefix)

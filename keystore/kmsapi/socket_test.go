@@ -4,9 +4,11 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -87,5 +89,48 @@ func TestSDKOnUnixSocket(t *testing.T) {
 	r.ok(r.people.UnbindUID("admin", uint32(os.Getuid())))
 	if _, err := c.ListKeys(ctx, &kms.ListKeysInput{}); err == nil || !strings.Contains(err.Error(), "AccessDenied") {
 		t.Errorf("a uid of nobody: %v", err)
+	}
+}
+
+// TestTricklers: connections that say their request one byte at a time, more than there may be, keep nobody waiting; nor is one that has
+// shown a valid signature closed for them.
+func TestTricklers(t *testing.T) {
+	r := newRig(t)
+	r.person("alice")
+	key := r.newKey("")
+	body := `{"KeyId":"` + key + `"}`
+	wire := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	defer wire.CloseIdleConnections()
+	call := func() (reused bool) {
+		req := r.request("DescribeKey", body)
+		r.sign(req, body, r.creds["admin"], time.Now())
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }}))
+		if a := r.send(wire, req); a.status != http.StatusOK {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+		return reused
+	}
+	call()
+	head := "POST / HTTP/1.1\r\nHost: kms\r\nContent-Length: 100\r\n"
+	for i := range 3 * maxConnections {
+		c, err := net.Dial("tcp", r.address)
+		r.ok(err)
+		defer c.Close()
+		said := head[:1+i%len(head)]
+		if i%3 == 0 {
+			said = head + "\r\n{" // a body that does not end
+		}
+		_, err = c.Write([]byte(said))
+		r.ok(err)
+	}
+	if !call() {
+		t.Error("a connection that had shown who it is was closed")
+	}
+	began := time.Now()
+	if a := r.call("admin", "DescribeKey", body); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if took := time.Since(began); took > 5*time.Second { // the tricklers are hung up on after ten at the earliest
+		t.Errorf("another waits for %v", took)
 	}
 }
