@@ -247,6 +247,11 @@ func (v *Volume) with(ino Ino, fn func(*inode) error) error {
 // order, changes them and writes what else belongs to the change; the copies are written and become the rows in memory. If the
 // commit fails nobody knows whether it was applied, so the inodes are read again at next use.
 func (v *Volume) commit(what string, inodes []*inode, fn func(t *meta.Tx, rows []*meta.Inode) error) error {
+	return v.commitBy(v.db.Update, what, inodes, fn)
+}
+
+// commitBy is commit by one of the ways that the rows have.
+func (v *Volume) commitBy(update func(func(*meta.Tx) error) error, what string, inodes []*inode, fn func(t *meta.Tx, rows []*meta.Inode) error) error {
 	var rows []*meta.Inode
 	var refused error
 	for _, n := range inodes {
@@ -256,7 +261,7 @@ func (v *Volume) commit(what string, inodes []*inode, fn func(t *meta.Tx, rows [
 	}
 	v.epochMu.RLock()
 	defer v.epochMu.RUnlock()
-	err := v.db.Update(func(t *meta.Tx) error {
+	err := update(func(t *meta.Tx) error {
 		rows = rows[:0]
 		for _, n := range inodes {
 			rows = append(rows, n.row.Clone())

@@ -170,15 +170,15 @@ func (v *Volume) lockUnborn(n *inode) (dir *inode, unlock func(), err error) {
 	return dir, func() { n.mu.Unlock(); v.unlock(dir) }, nil
 }
 
-// commitRow is commit for one inode that lockRow has locked, together with its birth if there is a directory.
-func (v *Volume) commitRow(what string, n, dir *inode, fn func(*meta.Tx, *meta.Inode) error) error {
+// commitRow is commitBy for one inode that lockRow has locked, together with its birth if there is a directory.
+func (v *Volume) commitRow(update func(func(*meta.Tx) error) error, what string, n, dir *inode, fn func(*meta.Tx, *meta.Inode) error) error {
 	if dir == nil {
-		return v.commit(what, []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error { return fn(t, rows[0]) })
+		return v.commitBy(update, what, []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error { return fn(t, rows[0]) })
 	}
 	b := v.unborn.of(n.row.Links[0])
 	alone := b.shown == dir.row
 	n.bearing = true
-	err := v.commit(what, []*inode{n, dir}, func(t *meta.Tx, rows []*meta.Inode) error {
+	err := v.commitBy(update, what, []*inode{n, dir}, func(t *meta.Tx, rows []*meta.Inode) error {
 		row, d := rows[0], rows[1]
 		e := meta.Dentry{Name: row.Links[0].Name, Ino: row.Ino, Type: row.Type}
 		if alone {
@@ -220,7 +220,7 @@ func (v *Volume) bearLocked(n *inode) error {
 		return err
 	}
 	defer unlock()
-	return v.commitRow("make", n, dir, func(*meta.Tx, *meta.Inode) error { return nil })
+	return v.commitRow(v.db.Update, "make", n, dir, func(*meta.Tx, *meta.Inode) error { return nil })
 }
 
 // bearIn bears the files of a directory; ns is held.

@@ -14,7 +14,7 @@
 // # Durability
 //
 // There are two steps. An Update that returned nil survives the death of the process. It survives a power cut once a Sync that
-// began later has returned nil.
+// began later has returned nil. (An engine may know a third kind: see Deferrer.)
 //
 // # What it is not
 //
@@ -92,6 +92,21 @@ type Store interface {
 
 	// Close waits for running transactions and releases the store, durably. Calls after it return ErrClosed.
 	Close() error
+}
+
+// Deferrer is a Store that has less work with a commit whose owner calls Sync next.
+type Deferrer interface {
+	// UpdateDeferred is Update, except that what it committed survives the death of the process only once a later Update or Sync
+	// has returned nil. Commits stay in their order: none is there afterwards without those before it.
+	UpdateDeferred(fn func(Txn) error) error
+}
+
+// UpdateDeferred is for who calls Sync next, and says nothing to anybody before: it is UpdateDeferred of a Store that has it, else Update.
+func UpdateDeferred(s Store, fn func(Txn) error) error {
+	if d, ok := s.(Deferrer); ok {
+		return d.UpdateDeferred(fn)
+	}
+	return s.Update(fn)
 }
 
 // PrefixEnd returns the smallest key that is greater than every key with the given prefix, to be used as the end of a Scan:

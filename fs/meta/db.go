@@ -52,6 +52,11 @@ func (d *DB) Update(fn func(*Tx) error) error {
 	return d.store.Update(func(t kv.Txn) error { return fn(&Tx{Reader: Reader{db: d, r: t}, t: t}) })
 }
 
+// UpdateDeferred is Update for who calls Sync next and says nothing to anybody before: see kv.Deferrer.
+func (d *DB) UpdateDeferred(fn func(*Tx) error) error {
+	return kv.UpdateDeferred(d.store, func(t kv.Txn) error { return fn(&Tx{Reader: Reader{db: d, r: t}, t: t}) })
+}
+
 // Sync makes everything committed before durable.
 func (d *DB) Sync() error { return d.store.Sync() }
 

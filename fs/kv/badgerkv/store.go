@@ -49,7 +49,10 @@ type Store struct {
 	replayed                    uint64
 }
 
-var _ kv.Store = (*Store)(nil)
+var (
+	_ kv.Store    = (*Store)(nil)
+	_ kv.Deferrer = (*Store)(nil)
+)
 
 // Open opens the store in dir, making it if it is not there: Badger's files go to dir/db, the redo log to dir/redo. One process
 // can have it open. After a crash the redo log is replayed first. kv.ErrCorrupt if what was synced is not there or damaged;
@@ -245,9 +248,16 @@ func (s *Store) View(fn func(kv.Reader) error) error {
 }
 
 // Update implements kv.Store.
-func (s *Store) Update(fn func(kv.Txn) error) error {
+func (s *Store) Update(fn func(kv.Txn) error) error { return s.update(fn, s.redo.Append) }
+
+// UpdateDeferred implements kv.Deferrer.
+func (s *Store) UpdateDeferred(fn func(kv.Txn) error) error {
+	return s.update(fn, s.redo.AppendDeferred)
+}
+
+func (s *Store) update(fn func(kv.Txn) error, app func([]byte) (uint64, error)) error {
 	for {
-		err := s.try(fn)
+		err := s.try(fn, app)
 		if !errors.Is(err, kv.ErrConflict) {
 			return err
 		}
@@ -256,7 +266,7 @@ func (s *Store) Update(fn func(kv.Txn) error) error {
 	}
 }
 
-func (s *Store) try(fn func(kv.Txn) error) error {
+func (s *Store) try(fn func(kv.Txn) error, app func([]byte) (uint64, error)) error {
 	r, err := s.begin()
 	if err != nil {
 		return err
@@ -281,17 +291,17 @@ func (s *Store) try(fn func(kv.Txn) error) error {
 		return err
 	}
 	t.own()
-	return s.commitTxn(t)
+	return s.commitTxn(t, app)
 }
 
-// commitTxn checks that what the transaction read is still so, and makes its writes survive the process and visible.
-func (s *Store) commitTxn(t *txn) error {
+// commitTxn checks that what the transaction read is still so, gives its writes to the redo log and makes them visible.
+func (s *Store) commitTxn(t *txn, app func([]byte) (uint64, error)) error {
 	s.commit.Lock()
 	defer s.commit.Unlock()
 	if err := s.validate(t); err != nil {
 		return err
 	}
-	seq, err := s.redo.Append(t.record)
+	seq, err := app(t.record)
 	if err != nil {
 		if errors.Is(err, redo.ErrFailed) {
 			return s.fail(err)

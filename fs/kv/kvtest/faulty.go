@@ -90,9 +90,16 @@ func (f *Faulty) View(fn func(kv.Reader) error) error {
 }
 
 // Update runs the function in any case, and fails in place of the commit or after it.
-func (f *Faulty) Update(fn func(kv.Txn) error) error {
+func (f *Faulty) Update(fn func(kv.Txn) error) error { return f.update(fn, f.inner.Update) }
+
+// UpdateDeferred is an Update, as far as faults go.
+func (f *Faulty) UpdateDeferred(fn func(kv.Txn) error) error {
+	return f.update(fn, func(fn func(kv.Txn) error) error { return kv.UpdateDeferred(f.inner, fn) })
+}
+
+func (f *Faulty) update(fn func(kv.Txn) error, update func(func(kv.Txn) error) error) error {
 	fault, injected := f.next(Update)
-	err := f.inner.Update(func(tx kv.Txn) error {
+	err := update(func(tx kv.Txn) error {
 		if err := fn(tx); err != nil {
 			return err
 		}

@@ -64,11 +64,27 @@ func (s *store) View(fn func(kv.Reader) error) error {
 	})
 }
 
-func (s *store) Update(fn func(kv.Txn) error) error {
-	return s.Store.Update(func(t kv.Txn) error {
-		return fn(&txn{reader: reader{inner: t, box: s.box}, inner: t})
-	})
+func (s *store) Update(fn func(kv.Txn) error) error { return s.Store.Update(s.sealing(fn)) }
+
+// UpdateDeferred implements kv.Deferrer, as far as the store beneath does.
+func (s *store) UpdateDeferred(fn func(kv.Txn) error) error {
+	return kv.UpdateDeferred(s.Store, s.sealing(fn))
 }
+
+func (s *store) sealing(fn func(kv.Txn) error) func(kv.Txn) error {
+	return func(t kv.Txn) error {
+		room := sealedRoom.Get().(*[]byte)
+		own := &txn{reader: reader{inner: t, box: s.box}, inner: t, sealed: *room}
+		defer func() {
+			*room = own.sealed
+			sealedRoom.Put(room)
+		}()
+		return fn(own)
+	}
+}
+
+// sealedRoom keeps the buffers in which transactions seal their values; the engine takes copies.
+var sealedRoom = sync.Pool{New: func() any { return new([]byte) }}
 
 type reader struct {
 	inner kv.Reader

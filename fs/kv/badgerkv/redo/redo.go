@@ -3,7 +3,8 @@
 //
 // A record is appended with one write(2). From then on it survives the death of the process. Sync makes all records appended so
 // far durable with one fdatasync(2), shared by all who ask meanwhile; since a segment's blocks are allocated and written before
-// its first use, that moves data only and no metadata of the filesystem. FORMAT.md of package badgerkv has the bytes.
+// its first use, that moves data only and no metadata of the filesystem. A record that is appended deferred is written by the next
+// Sync, or by the next append of one that is not, which comes after it in the file: see tail. FORMAT.md of package badgerkv has the bytes.
 //
 // # What a replay accepts
 //
@@ -20,10 +21,11 @@
 //
 // # Lock order
 //
-//	Log.mu   appends and the table of segments; held over write(2), never over a sync
+//	Log.mu   appends and the table of segments; held over write(2), never over a sync. An append that is not deferred waits on it for
+//	         the end of a Sync that writes
 //	Log.sy   who syncs, and how far; taken alone
 //
-// No goroutines. Memory: nothing but the table, except in Replay, which holds one segment.
+// No goroutines. Memory: the table and two buffers of 72 KiB, and in Replay one segment.
 package redo
 
 import (
@@ -57,20 +59,22 @@ const (
 
 // Files is how the log reaches the disk: tests replace it to inject faults.
 type Files struct {
-	WriteAt func(f *os.File, p []byte, off int64) (int, error)
-	Sync    func(f *os.File) error
+	WriteAt   func(f *os.File, p []byte, off int64) (int, error)
+	Sync      func(f *os.File) error
+	WriteSync func(f *os.File, p []byte, off int64) (int, error) // whole blocks past the page cache, durable when it returns
 }
 
 // Options are the log's options.
 type Options struct {
 	SegmentSize int64 // of new segments, 0 = DefaultSegmentSize; segments that exist keep theirs
 	Segments    int   // how many to make at once, at least 2
-	Files       Files // zero functions mean pwrite(2) and fdatasync(2)
+	Files       Files // zero functions mean pwrite(2) and fdatasync(2); with others but no WriteSync nothing is deferred
 }
 
 // segment is a file of the log. All fields but file and size are guarded by Log.mu.
 type segment struct {
 	file   *os.File
+	direct *os.File // for writes past the page cache; nil: there are none
 	size   int64
 	header header
 	last   uint64 // number of the last record in it; meaningful when live
@@ -87,11 +91,12 @@ type Log struct {
 	mu       sync.Mutex
 	segments []*segment // all, in the order of their numbers
 	current  *segment   // where records go, nil before the first
-	offset   int64      // in current
+	tail     tail       // of current
 	next     uint64     // number of the next record, 0 before Replay
 	applied  uint64     // records up to here are not needed any more
 	slots    int        // files made so far
 	closed   bool
+	idle     *sync.Cond // on mu: a Sync has ended its write
 
 	sy      sync.Mutex
 	changed *sync.Cond // on sy: a sync ended
@@ -101,6 +106,7 @@ type Log struct {
 	appended atomic.Uint64 // number of the last record
 	durable  atomic.Uint64 // number up to which all records are durable
 	broken   atomic.Bool   // failed is set
+	direct   atomic.Bool   // segments are opened for writes past the page cache
 	syncs    atomic.Uint64
 }
 
@@ -142,13 +148,17 @@ func newLog(dir string, opt Options) *Log {
 	opt.SegmentSize = max(opt.SegmentSize, MinSegmentSize) &^ (headerBlock - 1)
 	opt.Segments = max(opt.Segments, 2)
 	l := &Log{dir: dir, opt: opt, files: opt.Files}
+	l.direct.Store(l.files.WriteSync != nil || l.files.WriteAt == nil && l.files.Sync == nil)
+	if l.files.WriteSync == nil {
+		l.files.WriteSync = writeSync
+	}
 	if l.files.WriteAt == nil {
 		l.files.WriteAt = func(f *os.File, p []byte, off int64) (int, error) { return f.WriteAt(p, off) }
 	}
 	if l.files.Sync == nil {
 		l.files.Sync = fdatasync
 	}
-	l.changed = sync.NewCond(&l.sy)
+	l.changed, l.idle, l.tail = sync.NewCond(&l.sy), sync.NewCond(&l.mu), newTail()
 	return l
 }
 
@@ -202,9 +212,23 @@ func (l *Log) failure() error {
 // Append appends a record and returns its number. record begins with RecordHeader bytes of room for the record's header,
 // followed by the payload; Append fills the header in and may append padding to the slice's spare capacity, and keeps nothing.
 // ErrTooBig and ErrNoSpace leave the log as it was, ErrFailed leaves it unusable.
-func (l *Log) Append(record []byte) (uint64, error) {
+func (l *Log) Append(record []byte) (uint64, error) { return l.append(record, false) }
+
+// AppendDeferred is Append, except that the record survives the death of the process only when a later Append or Sync has returned. It
+// is for who calls Sync next.
+func (l *Log) AppendDeferred(record []byte) (uint64, error) { return l.append(record, true) }
+
+func (l *Log) append(record []byte, deferred bool) (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	room := (len(record) + align - 1) / align * align
+	for !deferred || !l.canDefer(room) {
+		if !l.tail.busy {
+			deferred = false
+			break
+		}
+		l.idle.Wait()
+	}
 	if l.broken.Load() {
 		return 0, l.failure()
 	}
@@ -215,18 +239,19 @@ func (l *Log) Append(record []byte) (uint64, error) {
 		return 0, fmt.Errorf("%w: %d bytes", ErrTooBig, len(record))
 	}
 	padded := pad(record)
-	if l.current == nil || l.offset+int64(len(padded)) > l.current.size {
+	if l.current == nil || l.tail.end()+int64(len(padded)) > l.current.size {
 		if err := l.rotate(int64(len(padded))); err != nil {
 			return 0, err
 		}
 	}
 	seq := l.next
 	putRecord(padded, len(record)-RecordHeader, l.current.header.number, seq, l.durable.Load())
-	if _, err := l.files.WriteAt(l.current.file, padded, l.offset); err != nil {
+	if deferred {
+		l.tail.buf = append(l.tail.buf, padded...)
+	} else if err := l.put(padded); err != nil {
 		return 0, l.fail(fmt.Errorf("append: %w", err))
 	}
-	l.offset += int64(len(padded))
-	l.current.last, l.current.dirty = seq, true
+	l.current.last = seq
 	l.next++
 	l.appended.Store(seq)
 	return seq, nil
@@ -247,8 +272,13 @@ func (l *Log) Skip(seq uint64) error {
 	return nil
 }
 
-// rotate makes a free segment the current one. mu is held.
+// rotate makes a free segment the current one. mu is held, and no Sync is writing.
 func (l *Log) rotate(need int64) error {
+	if l.current != nil {
+		if err := l.writeTail(); err != nil {
+			return l.fail(fmt.Errorf("append: %w", err))
+		}
+	}
 	seg := l.oldestFree(need)
 	if seg == nil {
 		var err error
@@ -262,7 +292,8 @@ func (l *Log) rotate(need int64) error {
 	}
 	seg.header, seg.last, seg.dirty = h, 0, true
 	l.order()
-	l.current, l.offset = seg, headerBlock
+	l.current = seg
+	l.tail.begin(headerBlock)
 	return nil
 }
 
@@ -351,10 +382,20 @@ func (l *Log) Sync() error {
 	return err
 }
 
-// syncFiles syncs the segments that were written since the last time, and returns up to which record.
+// syncFiles makes durable what was appended since the last time, and returns up to which record.
 func (l *Log) syncFiles() (uint64, error) {
 	l.mu.Lock()
 	upto := l.appended.Load()
+	done, err := l.syncTail()
+	if err == nil && !done && l.current != nil {
+		upto = l.appended.Load()
+		err = l.writeTail()
+	}
+	if done || err != nil {
+		l.mu.Unlock()
+		l.syncs.Add(1)
+		return upto, err
+	}
 	var dirty []*segment
 	for _, s := range l.segments {
 		if s.dirty {
@@ -402,6 +443,7 @@ func (l *Log) Clean() error {
 		return l.failure()
 	}
 	l.current = nil
+	l.tail.begin(headerBlock)
 	for _, s := range l.segments {
 		s.header.live, s.header.applied = false, l.appended.Load()
 		if _, err := l.files.WriteAt(s.file, s.header.encode(), 0); err != nil {
@@ -428,8 +470,13 @@ func (l *Log) Close() error {
 func (l *Log) closeFiles() error {
 	var first error
 	for _, s := range l.segments {
-		if err := s.file.Close(); err != nil && first == nil {
-			first = fmt.Errorf("redo: %w", err)
+		for _, f := range []*os.File{s.file, s.direct} {
+			if f == nil {
+				continue
+			}
+			if err := f.Close(); err != nil && first == nil {
+				first = fmt.Errorf("redo: %w", err)
+			}
 		}
 	}
 	return first

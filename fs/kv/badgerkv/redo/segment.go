@@ -114,7 +114,7 @@ func (l *Log) loadSegment(path string) error {
 	if err != nil {
 		return fmt.Errorf("redo: %w", err)
 	}
-	seg := &segment{file: f}
+	seg := &segment{file: f, direct: l.openDirect(path)}
 	l.segments = append(l.segments, seg)
 	st, err := f.Stat()
 	if err != nil {
@@ -207,6 +207,7 @@ func (l *Log) makeFile(slot int) (*segment, error) {
 		}
 		return nil, fmt.Errorf("redo: new segment: %w", err)
 	}
+	seg.direct = l.openDirect(path)
 	return seg, nil
 }
 
