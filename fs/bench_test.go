@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/extent/segment"
 	"github.com/kmsfs/kmsfs/fs/kv/badgerkv"
@@ -65,6 +67,37 @@ func BenchmarkWriteRandom4K(b *testing.B) {
 		r.ok(err)
 	}
 	r.ok(f.Close())
+}
+
+// BenchmarkSync4K writes a 256 MiB file over, 4 KiB at a time, in order, each followed by an fsync.
+func BenchmarkSync4K(b *testing.B) {
+	r := newDiskRig(b)
+	f := r.create(r.bucket("b"), "f")
+	p := bytes.Repeat([]byte{1}, 1<<20)
+	for i := range int64(256) {
+		_, err := f.WriteAt(p, i<<20)
+		r.ok(err)
+	}
+	r.ok(f.Sync(false))
+	p = p[:4096]
+	b.ReportAllocs()
+	used := processorTime(b)
+	for i := 0; b.Loop(); i++ {
+		_, err := f.WriteAt(p, int64(i%65536)*4096)
+		r.ok(err)
+		r.ok(f.Sync(false))
+	}
+	b.ReportMetric(float64(processorTime(b)-used)/float64(b.N)/1e3, "cpu-µs/op")
+	r.ok(f.Close())
+}
+
+// processorTime is what the process has used of the processors, in nanoseconds.
+func processorTime(b *testing.B) int64 {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
 }
 
 // BenchmarkRead4K reads blocks of a sealed 64 MiB file in no order.

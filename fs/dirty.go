@@ -19,6 +19,13 @@ type run struct {
 
 func (r *run) end() uint64 { return r.off + uint64(len(r.buf)) }
 
+// grow makes room for n more bytes. A run that is written in sequence gets to its full length in few steps.
+func (r *run) grow(n int) {
+	if need := len(r.buf) + n; need > cap(r.buf) && need >= maxRun/8 {
+		r.buf = append(newBuffer(need), r.buf...)
+	}
+}
+
 // runSet is a sorted set of runs that do not overlap. It is not safe for concurrent use.
 type runSet struct {
 	runs  []*run
@@ -78,6 +85,7 @@ func (s *runSet) put(off uint64, p []byte) {
 	s.bytes += int64(len(p))
 	if i > 0 {
 		if r := s.runs[i-1]; r.end() == off && len(r.buf)+len(p) <= maxRun {
+			r.grow(len(p))
 			r.buf = append(r.buf, p...)
 			return
 		}

@@ -185,8 +185,10 @@ func (v *Volume) absorb(n *inode, d *fileData) (runSet, error) {
 			pieces = append(pieces, p)
 		}
 	}
+	room := make([]byte, inlineMax)
+	defer clear(room)
 	for _, p := range pieces {
-		buf := make([]byte, p.Len)
+		buf := room[:p.Len]
 		if err := v.readPiece(n.ino, d, p, buf); err != nil {
 			return out, err
 		}
@@ -351,7 +353,7 @@ func (v *Volume) syncClean(n *inode, d *fileData) error {
 	n.mu.RLock()
 	row := n.row
 	v.epochMu.RLock()
-	err := v.db.Update(func(t *meta.Tx) error {
+	err := v.db.UpdateDeferred(func(t *meta.Tx) error {
 		if row.Nlink == 0 {
 			return nil
 		}
@@ -388,8 +390,12 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 	d.mu.RLock()
 	mtime, ctime, pending := d.mtime, d.ctime, d.pending
 	d.mu.RUnlock()
+	update := v.db.Update
+	if o.durable { // flushLocked will sync before it lets go of flushMu, and whoever asks for less waits for that
+		update = v.db.UpdateDeferred
+	}
 	var epoch uint64
-	err = v.commitRow("flush", n, dir, func(t *meta.Tx, row *meta.Inode) error {
+	err = v.commitRow(update, "flush", n, dir, func(t *meta.Tx, row *meta.Inode) error {
 		epoch = v.epoch
 		for _, s := range exts {
 			if s.extent.Inline {
@@ -415,7 +421,8 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		if err != nil {
 			return err
 		}
-		ed.write(t, row, epoch, v.nextSeq, segments)
+		// What is durable before its rows are needs nothing to be put back in its place.
+		ed.write(t, row, epoch, v.nextSeq, segments && !o.durable)
 		row.Size, row.Mtime, row.Ctime = b.size, mtime, max(row.Ctime, ctime)
 		pending.write(row)
 		return nil
