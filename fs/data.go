@@ -28,6 +28,7 @@ type fileData struct {
 	touched  uint64
 	version  uint64 // of extents: a reader that finds bytes gone looks whether they were replaced meanwhile
 	merge    mergeState
+	mark     mark
 
 	keyMu   sync.RWMutex
 	keys    map[uint32]*crypto.DataKey

@@ -350,6 +350,7 @@ func (v *Volume) syncClean(n *inode, d *fileData) error {
 	if err := v.syncExtents(d, nil); err != nil {
 		return v.fault("sync", err)
 	}
+	d.mark = mark{}
 	n.mu.RLock()
 	row := n.row
 	v.epochMu.RLock()
@@ -357,7 +358,8 @@ func (v *Volume) syncClean(n *inode, d *fileData) error {
 		if row.Nlink == 0 {
 			return nil
 		}
-		return t.Settled(v.closed.Load(), v.epoch, n.ino, row.Size, false)
+		_, err := t.Settled(v.closed.Load(), v.epoch, n.ino, row.Size, false)
+		return err
 	})
 	v.epochMu.RUnlock()
 	n.mu.RUnlock()
@@ -395,6 +397,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		update = v.db.UpdateDeferred
 	}
 	var epoch uint64
+	var known mark
 	err = v.commitRow(update, "flush", n, dir, func(t *meta.Tx, row *meta.Inode) error {
 		epoch = v.epoch
 		for _, s := range exts {
@@ -407,18 +410,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		// Recovery must not fill what it cannot bring back with zeros, so it has to know how short the file has been.
 		least := min(row.Size, b.cut, b.size)
 		var err error
-		switch {
-		case row.Nlink == 0:
-		case o.durable:
-			err = t.Settled(v.closed.Load(), epoch, n.ino, b.size, segments)
-		case segments && d.touched != epoch || least < row.Size && row.Rows.Count != 0:
-			if n.bearing {
-				t.TouchNew(epoch, n.ino, least)
-			} else {
-				err = t.Touch(epoch, n.ino, least)
-			}
-		}
-		if err != nil {
+		if known, err = v.record(t, n, d, o.durable, segments, least, b.size); err != nil {
 			return err
 		}
 		// What is durable before its rows are needs nothing to be put back in its place.
@@ -429,6 +421,9 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 	})
 	if err != nil {
 		return err
+	}
+	if d.mark = known; known.row != nil {
+		d.mark.row = n.row
 	}
 	d.mu.Lock()
 	d.extents = ed.apply()

@@ -214,7 +214,7 @@ func (m *move) write(t *meta.Tx, inodes []*inode, rows []*meta.Inode) error {
 	moved := meta.Dentry{Name: m.newName, Ino: src.Ino, Type: src.Type}
 	if m.settled != nil && m.settled == m.source.row {
 		// The new name has all of the content from here on, whatever later writes lose.
-		if err := t.Settled(v.closed.Load(), v.epoch, src.Ino, src.Size, false); err != nil {
+		if _, err := t.Settled(v.closed.Load(), v.epoch, src.Ino, src.Size, false); err != nil {
 			return err
 		}
 	}

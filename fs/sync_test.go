@@ -2,17 +2,19 @@ package fs
 
 import (
 	"bytes"
+	"math"
 	"testing"
 
 	"github.com/kmsfs/kmsfs/fs/extent/memextent"
 	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/memkv"
+	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
-// countedRows counts what transactions write.
+// countedRows counts what transactions write, and the rows that they read.
 type countedRows struct {
 	kv.Store
-	writes int
+	writes, reads int
 }
 
 type countedTxn struct {
@@ -28,6 +30,11 @@ func (t countedTxn) Set(key, value []byte) {
 func (t countedTxn) Delete(key []byte) {
 	t.s.writes++
 	t.Txn.Delete(key)
+}
+
+func (t countedTxn) Get(key []byte) ([]byte, error) {
+	t.s.reads++
+	return t.Txn.Get(key)
 }
 
 func (s *countedRows) Update(fn func(kv.Txn) error) error {
@@ -54,6 +61,43 @@ func TestRepeatedSyncWritesNothing(t *testing.T) {
 	r.ok(f.Sync(false))
 	if rows.writes == before {
 		t.Error("a shorter file wrote no rows")
+	}
+	r.ok(f.Close())
+}
+
+// TestSyncedBlocksLeaveNothing syncs after each of many blocks: what went from the rows to a segment is no row any more, nothing waits for
+// the epoch to be closed, and no transaction reads a row.
+func TestSyncedBlocksLeaveNothing(t *testing.T) {
+	rows := &countedRows{Store: memkv.New()}
+	r := newRigWith(t, rows, memextent.New())
+	f := r.create(r.bucket("b"), "f")
+	p := bytes.Repeat([]byte{'x'}, 4096)
+	const blocks = 3*inlineTotal/4096 + 7
+	for i := range int64(blocks) {
+		_, err := f.WriteAt(p, i*4096)
+		r.ok(err)
+		if i == 2 {
+			rows.reads = 0
+		}
+		r.ok(f.Sync(false))
+	}
+	if rows.reads != 0 {
+		t.Errorf("%d rows were read", rows.reads)
+	}
+	inline, replaced := 0, 0
+	r.ok(r.v.Rows().View(func(t *meta.Reader) error {
+		for id := range f.d.extents.refs {
+			if id.Inline {
+				inline++
+			}
+		}
+		return t.Replacements(0, math.MaxUint64, func(uint64, uint64, meta.Replaced) (bool, error) {
+			replaced++
+			return true, nil
+		})
+	}))
+	if want := inlineTotal / 4096; inline > want || replaced > 0 {
+		t.Errorf("%d inline extents, %d replaced pieces", inline, replaced)
 	}
 	r.ok(f.Close())
 }

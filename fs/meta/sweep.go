@@ -81,26 +81,34 @@ func (t *Tx) SweepTomb(ino Ino, limit int, extent func(*Extent)) (done bool, err
 func (t *Tx) DeleteReplaced(epoch, seq uint64, ino Ino) { t.t.Delete(replacedKey(epoch, ino, seq)) }
 
 // Settled records, for an inode that was touched in an epoch that is not closed, that all of its extents are durable now and that it
-// has this size: what is lost later is lost from here on. If touch is not set, an inode without a mark gets none. It writes nothing if
-// that is what the rows say already.
-func (t *Tx) Settled(closed, epoch uint64, ino Ino, size uint64, touch bool) error {
+// has this size: what is lost later is lost from here on. If touch is not set, an inode without a mark gets none; marked says whether it
+// has one now. It writes nothing if that is what the rows say already.
+func (t *Tx) Settled(closed, epoch uint64, ino Ino, size uint64, touch bool) (marked bool, err error) {
 	e := newEnc(12)
 	e.u(size)
 	for at := closed + 1; at <= epoch; at++ {
 		switch mark, err := t.get(touchedKey(at, ino)); {
 		case err == nil && at == epoch && bytes.Equal(mark, e.b):
-			return nil
+			return true, nil
 		case err == nil:
 			touch = true
 			t.t.Delete(touchedKey(at, ino))
 		case !errors.Is(err, ErrNotFound):
-			return err
+			return false, err
 		}
 	}
 	if touch {
 		t.t.Set(touchedKey(epoch, ino), e.b)
 	}
-	return nil
+	return touch, nil
+}
+
+// MoveMark records an inode's mark in an epoch in place of the one that it has in an earlier one; 0: it has none there.
+func (t *Tx) MoveMark(from, epoch uint64, ino Ino, size uint64) {
+	if from != 0 && from != epoch {
+		t.t.Delete(touchedKey(from, ino))
+	}
+	t.TouchNew(epoch, ino, size)
 }
 
 // CloseEpoch records that everything of an epoch is durable and drops the marks of inodes touched in it, as many as one transaction
