@@ -22,6 +22,7 @@ const (
 	waitAt      = 32 << 20  // dirty bytes of a file that make its writer wait
 	maxRuns     = 8192      // dirty runs of a file that make its writer wait
 	sealers     = 2         // extents of one flush that are sealed at once
+	manyCovered = 512       // pieces that a flush covers, from which on it makes its bytes durable before its rows
 )
 
 type flushOptions struct {
@@ -384,6 +385,15 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		}
 	}
 	segments := inSegments(exts)
+	// What is durable before its rows are needs nothing to be put back in its place. One sync is less work than many rows that are deleted
+	// again when the epoch is closed.
+	durable := o.durable
+	if segments && !durable && len(ed.covered) >= manyCovered {
+		if err := v.syncExtents(d, exts); err != nil {
+			return err
+		}
+		durable = true
+	}
 	dir, unlock, err := v.lockRow(n)
 	if err != nil {
 		return err
@@ -413,8 +423,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 		if known, err = v.record(t, n, d, o.durable, segments, least, b.size); err != nil {
 			return err
 		}
-		// What is durable before its rows are needs nothing to be put back in its place.
-		ed.write(t, row, epoch, v.nextSeq, segments && !o.durable)
+		ed.write(t, row, epoch, v.nextSeq, segments && !durable)
 		row.Size, row.Mtime, row.Ctime = b.size, mtime, max(row.Ctime, ctime)
 		pending.write(row)
 		return nil
@@ -433,7 +442,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 	if segments {
 		n.extentEpoch = epoch
 		d.touched = epoch
-		d.unsynced = d.unsynced || !o.durable
+		d.unsynced = d.unsynced || !durable
 	}
 	d.flushing.recycle()
 	d.mu.Unlock()

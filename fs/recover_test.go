@@ -3,6 +3,7 @@ package fs
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/extent"
 	"github.com/kmsfs/kmsfs/fs/extent/memextent"
+	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
 // forgetful is an extent store that loses what was not synced when the power is cut.
@@ -287,4 +289,39 @@ func TestFileAnchorWitness(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(AnchorState{34, false}, second)
+}
+
+// TestManyCoveredPieces writes every second block of a file over and loses the power: a flush of so many pieces has made its bytes durable
+// before its rows, instead of remembering each piece.
+func TestManyCoveredPieces(t *testing.T) {
+	r := newPowerRig(t)
+	f := r.create(r.bucket("b"), "f")
+	const size = 2 * manyCovered * 4096
+	want := bytes.Repeat([]byte("old."), size/4)
+	_, err := f.WriteAt(want, 0)
+	r.ok(err)
+	r.ok(f.Sync(false))
+	r.ok(r.v.CloseEpoch())
+	p := bytes.Repeat([]byte("new."), 1024)
+	for off := int64(0); off < size; off += 8192 {
+		_, err := f.WriteAt(p, off)
+		r.ok(err)
+		copy(want[off:], p)
+	}
+	r.ok(f.Flush())
+	r.ok(r.v.Rows().View(func(rows *meta.Reader) error {
+		return rows.Replacements(0, math.MaxUint64, func(_, _ uint64, x meta.Replaced) (bool, error) {
+			t.Errorf("a piece is remembered: %+v", x)
+			return false, nil
+		})
+	}))
+	rep := r.cutPower()
+	if rep.Checked == 0 || len(rep.Files) > 0 {
+		t.Errorf("recovery: %+v", rep)
+	}
+	g := r.file(f.Ino())
+	if !bytes.Equal(r.read(g), want) {
+		t.Error("content lost")
+	}
+	r.ok(g.Close())
 }
