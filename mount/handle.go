@@ -482,29 +482,3 @@ func (h *Handle) decideKMS(v *view, now fs.Sealing) error {
 	}
 	return err
 }
-
-// Copy copies a range between two open files inside the daemon, through both gates, and says how many bytes.
-func Copy(from *Handle, off int64, to *Handle, at int64, n int64, buf []byte, killPriv bool) (int64, error) {
-	var done int64
-	for done < n {
-		p := buf[:min(int64(len(buf)), n-done)]
-		r, err := from.ReadAt(p, off+done)
-		if err != nil || r == 0 {
-			return done, partial(done, err)
-		}
-		w, err := to.WriteAt(p[:r], at+done, killPriv)
-		done += int64(w)
-		if err != nil {
-			return done, partial(done, err)
-		}
-	}
-	return done, nil
-}
-
-// partial hides an error behind what was copied before it: the next call meets it again.
-func partial(done int64, err error) error {
-	if done > 0 {
-		return nil
-	}
-	return err
-}

@@ -115,7 +115,7 @@ func (m *rawFS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 		m.opens.leave(ino)
 		return m.nodeStatus("open", in.NodeId, err)
 	}
-	m.preload(h, in.Flags)
+	m.preload(h, in.Flags, in.Pid)
 	m.opened(h, out)
 	return fuse.OK
 }
@@ -185,6 +185,7 @@ func (m *rawFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadR
 		return nil, fuse.EINVAL
 	}
 	m.reads.Add(1)
+	m.copiers.read(in.Pid)
 	key := h.Key()
 	m.interest.content(h.Ino(), int64(in.Offset), int64(in.Size), key)
 	n, err := h.ReadAt(buf[:in.Size], int64(in.Offset))
@@ -366,8 +367,8 @@ func (m *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint
 	}
 	buf := copyPool.Get().(*[]byte)
 	defer copyPool.Put(buf)
+	m.copiers.copied(in.Pid)
 	n, err := mount.Copy(from, int64(in.OffIn), to, int64(in.OffOut), int64(min(in.Len, copyAtOnce)), *buf, in.Uid != 0)
-	clear(*buf)
 	if err != nil {
 		return 0, m.nodeStatus("copy_file_range", in.NodeId, err)
 	}

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/kmsfs/kmsfs/mount"
@@ -22,10 +23,28 @@ var storePool = sync.Pool{New: func() any {
 	return &b
 }}
 
-// preload gives the kernel a small file's content, if it has none of it yet. The handle was opened with flags (of open(2)) and is not
-// answered yet.
-func (m *rawFS) preload(h *mount.Handle, flags uint32) {
-	if past(h) || h.Flags().Write || flags&syscall.O_DIRECT != 0 || m.interest.caches(h.Ino()) {
+// copiers are the processes that copy what they open inside the daemon, as cp does, and never look at it: they are spared the content.
+// A process is one from a COPY_FILE_RANGE on until it reads. It is a small table in which collisions only cost a wrong guess.
+type copiers [64]atomic.Uint32 // of process ids
+
+func (c *copiers) of(pid uint32) *atomic.Uint32 { return &c[pid%uint32(len(c))] }
+
+// copied is told of a copy.
+func (c *copiers) copied(pid uint32) { c.of(pid).Store(pid) }
+
+// read is told of a READ.
+func (c *copiers) read(pid uint32) {
+	if c.has(pid) {
+		c.of(pid).Store(0)
+	}
+}
+
+func (c *copiers) has(pid uint32) bool { return pid != 0 && c.of(pid).Load() == pid }
+
+// preload gives the kernel a small file's content, if it has none of it yet. The handle was opened with flags (of open(2)) by a process
+// and is not answered yet.
+func (m *rawFS) preload(h *mount.Handle, flags, pid uint32) {
+	if past(h) || h.Flags().Write || flags&syscall.O_DIRECT != 0 || m.copiers.has(pid) || m.interest.caches(h.Ino()) {
 		return
 	}
 	size := h.Size()

@@ -124,3 +124,35 @@ func TestOpens(t *testing.T) {
 		}
 	}
 }
+
+// TestCopier: who copies inside the daemon gets no content with the files that it opens, until it reads.
+func TestCopier(t *testing.T) {
+	w := newWorld(t)
+	w.bucket("box")
+	admin := w.session("admin", mount.Options{})
+	b, err := admin.Lookup(mount.Caller{}, mount.RootIno, "box")
+	w.ok(err)
+	for _, name := range []string{"one", "two", "three", "four"} {
+		_, h, err := admin.Create(mount.Caller{}, b.Ino, name, 0o644, mount.OpenFlags{Write: true})
+		w.ok(err)
+		_, err = h.WriteAt([]byte(name), 0, false)
+		w.ok(err)
+		w.ok(h.Close())
+	}
+	u := tell(t, nil, w.mount("admin", Options{}))
+	show := func(name, incore string) {
+		t.Helper()
+		u.want("open box/"+name, "ok")
+		u.want("map box/"+name, "ok")
+		u.want("incore box/"+name, incore)
+	}
+	show("one", "1")
+	u.want("copy box/one box/copy", "3")
+	show("two", "0")
+	u.want("copy box/two box/copy2", "3")
+	show("three", "0")
+	u.want("read box/three", "three")
+	show("four", "1")
+	u.want("cat box/copy", "one")
+	u.want("cat box/copy2", "two")
+}

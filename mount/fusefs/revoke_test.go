@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -117,6 +118,7 @@ func inCore(page []byte) (bool, error) {
 }
 
 func tellerChild(_ *testing.T, dirs []string) {
+	runtime.LockOSThread() // the kernel tells threads apart
 	open := map[string]*os.File{}
 	maps := map[string][]byte{}
 	serve(func(f []string) (string, error) {
@@ -147,6 +149,13 @@ func tellerChild(_ *testing.T, dirs []string) {
 		case "write":
 			_, err := open[f[1]].WriteAt([]byte(f[2]), 0)
 			return "ok", err
+		case "copy":
+			to, err := os.OpenFile(filepath.Join(dirs[0], f[2]), os.O_WRONLY|os.O_CREATE, 0o644)
+			if err != nil {
+				return "", err
+			}
+			n, err := unix.CopyFileRange(int(open[f[1]].Fd()), nil, int(to.Fd()), nil, 1<<20, 0)
+			return fmt.Sprint(n), errors.Join(err, to.Close())
 		case "close":
 			return "ok", open[f[1]].Close()
 		case "map":

@@ -38,6 +38,7 @@ type rawFS struct {
 	listers  listers
 	reads    atomic.Uint64 // READs that came
 	opens    opens
+	copiers  copiers
 	ended    <-chan struct{} // closed when the connection has ended
 }
 
