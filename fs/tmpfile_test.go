@@ -48,7 +48,7 @@ func TestTempFileGetsAName(t *testing.T) {
 			t.Errorf("tombstones of a named file: %v", got)
 		}
 		r.ok(r.v.Rows().Update(func(tx *meta.Tx) error { // by a reaper that has seen the tombstone before
-			_, err := tx.SweepTomb(ino, 100, func(*meta.Extent) { t.Error("an extent of a named file is freed") })
+			_, err := tx.SweepTombs([]meta.Ino{ino}, 100, func(*meta.Extent) { t.Error("an extent of a named file is freed") })
 			return err
 		}))
 		used := 0

@@ -210,53 +210,6 @@ func (r *Reaper) replaced(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (r *Reaper) tombs(ctx context.Context) error {
-	db, closed := r.vol.Rows(), r.ripe()
-	for first := meta.Ino(0); ctx.Err() == nil; {
-		var work []meta.Tomb
-		err := db.View(func(rd *meta.Reader) error {
-			return rd.Tombs(first, func(t meta.Tomb) bool {
-				work = append(work, t)
-				return len(work) < bite
-			})
-		})
-		if err != nil || len(work) == 0 {
-			return err
-		}
-		first = work[len(work)-1].Ino + 1
-		for _, t := range work {
-			if t.Epoch > closed || r.vol.InUse(t.Ino) {
-				continue
-			}
-			if err := r.sweep(ctx, t.Ino); err != nil {
-				return err
-			}
-		}
-	}
-	return ctx.Err()
-}
-
-func (r *Reaper) sweep(ctx context.Context, ino meta.Ino) error {
-	for done := false; !done; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		err := r.vol.Rows().Update(func(t *meta.Tx) (err error) {
-			dead := freed{}
-			done, err = t.SweepTomb(ino, bite, dead.add)
-			if err != nil {
-				return err
-			}
-			return r.free(dead)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	r.inodes.Add(1)
-	return nil
-}
-
 // freed collects extents once each.
 type freed map[meta.ExtentID]extent.Ref
 

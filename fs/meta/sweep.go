@@ -26,7 +26,7 @@ func (r *Reader) Tombs(first Ino, fn func(Tomb) bool) error {
 	})
 }
 
-// TombExtents calls fn for each piece of a removed inode that SweepTomb has not deleted yet.
+// TombExtents calls fn for each piece of a removed inode that SweepTombs has not deleted yet.
 func (r *Reader) TombExtents(ino Ino, fn func(*Extent) error) error {
 	return r.r.Scan(key1(kindPiece, uint64(ino)), key1(kindPiece, uint64(ino)+1), func(k, v []byte) (bool, error) {
 		p, err := decodePieceRow(u64(k[9:17]), v)
@@ -35,46 +35,6 @@ func (r *Reader) TombExtents(ino Ino, fn func(*Extent) error) error {
 		}
 		return true, fn(p.Extent)
 	})
-}
-
-// SweepTomb deletes up to limit rows of a removed inode, the tombstone last. extent is called for each piece that goes; done says
-// that nothing is left. An inode without a tombstone is not touched: it got a name after all.
-func (t *Tx) SweepTomb(ino Ino, limit int, extent func(*Extent)) (done bool, err error) {
-	if _, err := t.get(tombKey(ino)); errors.Is(err, ErrNotFound) {
-		return true, nil
-	} else if err != nil {
-		return false, err
-	}
-	left := limit
-	for _, kind := range []byte{kindPiece, kindInline, kindXattr} {
-		var keys [][]byte
-		err = t.r.Scan(key1(kind, uint64(ino)), key1(kind, uint64(ino)+1), func(k, v []byte) (bool, error) {
-			if left == 0 {
-				return false, nil
-			}
-			left--
-			if kind == kindPiece {
-				p, err := decodePieceRow(u64(k[9:17]), v)
-				if err != nil {
-					return false, err
-				}
-				extent(p.Extent)
-			}
-			keys = append(keys, append([]byte(nil), k...))
-			return true, nil
-		})
-		if err != nil {
-			return false, err
-		}
-		for _, k := range keys {
-			t.t.Delete(k)
-		}
-		if left == 0 {
-			return false, nil
-		}
-	}
-	t.t.Delete(tombKey(ino))
-	return true, nil
 }
 
 // DeleteReplaced removes a remembered piece, once its extent is freed.
