@@ -104,6 +104,14 @@ func KillPriv(mode uint32) uint32 {
 // SetAttr changes attributes; ctime follows. The size is changed by File.Truncate. On an open file with writes to commit the change is
 // committed with them; otherwise it is committed before SetAttr returns.
 func (v *Volume) SetAttr(ino Ino, c Change) (a Attr, err error) {
+	err = v.withRoom(func() error {
+		a, err = v.setAttr(ino, c)
+		return err
+	})
+	return a, err
+}
+
+func (v *Volume) setAttr(ino Ino, c Change) (a Attr, err error) {
 	err = v.with(ino, func(n *inode) error {
 		n.mu.Lock()
 		if n.unborn.Load() && n.data == nil {

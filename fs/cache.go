@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
@@ -283,7 +284,8 @@ func (v *Volume) commitBy(update func(func(*meta.Tx) error) error, what string, 
 		v.changed.Store(true)
 		return nil
 	}
-	if refused == nil || !errors.Is(err, refused) {
+	applied := !errors.Is(err, kv.ErrNoSpace) // or may be
+	if applied && (refused == nil || !errors.Is(err, refused)) {
 		for _, n := range inodes {
 			if n.data == nil && !n.bearing {
 				n.gone = true

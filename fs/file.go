@@ -19,7 +19,18 @@ type File struct {
 // OpenFile opens a regular file with its plaintext data keys, of which it takes clones. Without trunc the keys must cover every
 // generation of the current sealing, else the answer is ErrStale and the caller looks at the sealing again. With trunc the file is
 // emptied and gets the fresh key, in one transaction that is committed before OpenFile returns.
-func (v *Volume) OpenFile(ino Ino, keys Keys, trunc *Truncation) (*File, error) {
+func (v *Volume) OpenFile(ino Ino, keys Keys, trunc *Truncation) (f *File, err error) {
+	if trunc == nil {
+		return v.openFile(ino, keys, nil)
+	}
+	err = v.withRoom(func() error {
+		f, err = v.openFile(ino, keys, trunc)
+		return err
+	})
+	return f, err
+}
+
+func (v *Volume) openFile(ino Ino, keys Keys, trunc *Truncation) (*File, error) {
 	n, err := v.get(ino)
 	if err != nil {
 		return nil, err
@@ -227,9 +238,11 @@ func (f *File) Truncate(size int64) error {
 	if size < 0 {
 		return ErrInvalid
 	}
-	f.n.flushMu.Lock()
-	defer f.n.flushMu.Unlock()
-	return f.v.truncateLocked(f.n, f.d, uint64(size))
+	return f.v.withRoom(func() error {
+		f.n.flushMu.Lock()
+		defer f.n.flushMu.Unlock()
+		return f.v.truncateLocked(f.n, f.d, uint64(size))
+	})
 }
 
 // Punch makes [off, off+length) read as zeros and gives its space back; the size stays.
@@ -237,12 +250,16 @@ func (f *File) Punch(off, length int64) error {
 	if off < 0 || length <= 0 || off+length < off {
 		return ErrInvalid
 	}
+	return f.v.withRoom(func() error { return f.punch(uint64(off), uint64(off+length)) })
+}
+
+func (f *File) punch(from, end uint64) error {
 	f.n.flushMu.Lock()
 	defer f.n.flushMu.Unlock()
 	if err := f.v.loadExtents(f.n, f.d); err != nil {
 		return err
 	}
-	now, from, end := f.v.now(), uint64(off), uint64(off+length)
+	now := f.v.now()
 	for _, to := range append(f.d.bites(from, end), end) {
 		if err := f.v.flushLocked(f.n, flushOptions{punch: &span{from, to}, now: now}); err != nil {
 			return err

@@ -33,7 +33,12 @@ type flushOptions struct {
 	renew   *int64 // seal content of older generations anew, some at a time; how many bytes it was
 }
 
+// flush commits what is dirty. No lock is held.
 func (v *Volume) flush(n *inode, o flushOptions) error {
+	return v.withRoom(func() error { return v.flushOnce(n, o) })
+}
+
+func (v *Volume) flushOnce(n *inode, o flushOptions) error {
 	if o.durable { // with the names that were made before it
 		if err := v.bearOthers(n); err != nil {
 			return err
@@ -107,6 +112,7 @@ func (v *Volume) flushLocked(n *inode, o flushOptions) error {
 		}
 		v.giveBack(d, b)
 		d.merge.failed = true
+		v.settle(n, d) // it may have lost its name meanwhile
 		return v.fault("flush", err)
 	}
 	d.merge.failed = false

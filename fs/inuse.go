@@ -51,11 +51,62 @@ func (t *lookupTable) known(ino Ino) bool {
 // zombieTable holds the inodes that have no name any more but are open or known to a kernel. Their rows are gone and a tombstone
 // stands for them, so a crash ends them; the sweeper leaves them alone while they are here. Each is pinned once.
 type zombieTable struct {
-	mu sync.Mutex
-	n  map[Ino]*inode
+	mu      sync.Mutex // a leaf; guards what follows
+	n       map[Ino]*inode
+	kept    map[Ino]struct{} // of them, those that were waited for in vain
+	changed chan struct{}    // closed when one goes; nil if nobody waits
 }
 
-func (z *zombieTable) init() { z.n = map[Ino]*inode{} }
+func (z *zombieTable) init() {
+	z.n, z.kept = map[Ino]*inode{}, map[Ino]struct{}{}
+}
+
+func (z *zombieTable) get(ino Ino) *inode {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.n[ino]
+}
+
+func (z *zombieTable) add(n *inode) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.n[n.ino] = n
+}
+
+// remove reports whether it was there.
+func (z *zombieTable) remove(ino Ino) bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if _, ok := z.n[ino]; !ok {
+		return false
+	}
+	delete(z.n, ino)
+	delete(z.kept, ino)
+	if z.changed != nil {
+		close(z.changed)
+		z.changed = nil
+	}
+	return true
+}
+
+// expected counts those that may go soon; changed is closed when one does.
+func (z *zombieTable) expected() (left int, changed <-chan struct{}) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.changed == nil {
+		z.changed = make(chan struct{})
+	}
+	return len(z.n) - len(z.kept), z.changed
+}
+
+// giveUp says that those that are there now are not expected to go soon.
+func (z *zombieTable) giveUp() {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for ino := range z.n {
+		z.kept[ino] = struct{}{}
+	}
+}
 
 // Acquire adds n to the number of times that kernels were told of the inode.
 func (v *Volume) Acquire(ino Ino, n uint64) { v.lookups.add(ino, n) }
@@ -69,16 +120,12 @@ func (v *Volume) Forget(ino Ino, n uint64) {
 
 // InUse reports whether the inode, which has no name, is still open or known to a kernel.
 func (v *Volume) InUse(ino Ino) bool {
-	v.zombies.mu.Lock()
-	defer v.zombies.mu.Unlock()
-	return v.zombies.n[ino] != nil
+	return v.zombies.get(ino) != nil
 }
 
 // release ends a nameless inode if it is not in use any more.
 func (v *Volume) release(ino Ino) {
-	v.zombies.mu.Lock()
-	n := v.zombies.n[ino]
-	v.zombies.mu.Unlock()
+	n := v.zombies.get(ino)
 	if n == nil {
 		return
 	}
@@ -90,9 +137,7 @@ func (v *Volume) release(ino Ino) {
 	n.gone = true
 	n.mu.Unlock()
 	v.cache.drop(n)
-	v.zombies.mu.Lock()
-	delete(v.zombies.n, ino)
-	v.zombies.mu.Unlock()
+	v.zombies.remove(ino)
 	v.put(n)
 }
 
@@ -104,6 +149,9 @@ func (v *Volume) busy(n *inode) bool {
 // unlinked deals with an inode whose last name was just removed; ns and n.mu are held, its row has been buried.
 func (v *Volume) unlinked(n *inode) {
 	v.uncount(n)
+	if d := n.data; d != nil && d.opens == 0 { // its close could not commit what was written, which nobody wants any more
+		v.endData(n, d)
+	}
 	if !v.busy(n) {
 		n.gone = true
 		v.cache.drop(n)
@@ -112,9 +160,7 @@ func (v *Volume) unlinked(n *inode) {
 	v.cache.mu.Lock()
 	v.cache.hold(n)
 	v.cache.mu.Unlock()
-	v.zombies.mu.Lock()
-	v.zombies.n[n.ino] = n
-	v.zombies.mu.Unlock()
+	v.zombies.add(n)
 	if !v.lookups.known(n.ino) && n.data == nil { // forgotten in between: Forget did not find it in the table
 		go v.release(n.ino)
 	}

@@ -97,7 +97,15 @@ func (v *Volume) unlock(ns ...*inode) {
 }
 
 // Make makes an inode and its first name. In the root only buckets can be made, by a caller that sets New.Bucket.
-func (v *Volume) Make(parent Ino, name string, spec New) (Attr, error) {
+func (v *Volume) Make(parent Ino, name string, spec New) (a Attr, err error) {
+	err = v.withRoom(func() error {
+		a, err = v.makeInode(parent, name, spec)
+		return err
+	})
+	return a, err
+}
+
+func (v *Volume) makeInode(parent Ino, name string, spec New) (Attr, error) {
 	if err := checkName(name); err != nil {
 		return Attr{}, err
 	}
@@ -194,87 +202,23 @@ func (v *Volume) newRow(ino Ino, dir *meta.Inode, name string, spec New) *meta.I
 	return row
 }
 
-// Link gives an inode, which is no directory, another name in its bucket.
-func (v *Volume) Link(ino, parent Ino, name string) (Attr, error) {
-	if err := checkName(name); err != nil {
-		return Attr{}, err
-	}
-	if err := v.flushTemp(ino); err != nil {
-		return Attr{}, err
-	}
-	if err := v.with(ino, v.bear); err != nil {
-		return Attr{}, err
-	}
-	v.ns.Lock()
-	defer v.ns.Unlock()
-	if err := v.bearLocked(v.unborn.find(parent, name)); err != nil {
-		return Attr{}, err
-	}
-	dir, err := v.dir(parent)
-	if err != nil {
-		return Attr{}, err
-	}
-	if ino == parent {
-		v.unlock(dir)
-		return Attr{}, ErrPermitted
-	}
-	n, err := v.get(ino)
-	if err != nil {
-		v.unlock(dir)
-		return Attr{}, err
-	}
-	n.mu.Lock()
-	defer v.unlock(dir, n)
-	switch {
-	case n.row.Type == Directory:
-		return Attr{}, fmt.Errorf("%w: a directory has one name", ErrPermitted)
-	case n.row.Nlink == 0 && !n.linkable || n.gone:
-		return Attr{}, ErrNotFound
-	case parent == RootIno:
-		return Attr{}, ErrPermitted
-	case n.row.Bucket != dir.row.Bucket:
-		return Attr{}, ErrCrossBucket
-	case len(n.row.Links) >= MaxLinks:
-		return Attr{}, ErrTooManyLinks
-	}
-	if n.row.Nlink == 0 {
-		if err := v.quotas.of(n.row.Bucket).addInodes(1); err != nil {
-			return Attr{}, err
-		}
-	}
-	err = v.commit("link", []*inode{dir, n}, func(t *meta.Tx, rows []*meta.Inode) error {
-		d, x := rows[0], rows[1]
-		if err := t.AddDentry(d, meta.Dentry{Name: name, Ino: ino, Type: x.Type}); err != nil {
-			return err
-		}
-		now := v.now()
-		d.Mtime, d.Ctime, x.Ctime = now, now, now
-		x.Nlink++
-		x.Links = append(x.Links, meta.Link{Parent: parent, Name: name})
-		if x.Nlink == 1 {
-			return v.named(t, x)
-		}
-		return nil
-	})
-	if err != nil {
-		if n.row.Nlink == 0 {
-			_ = v.quotas.of(n.row.Bucket).addInodes(-1)
-		}
-		return Attr{}, err
-	}
-	if n.linkable {
-		n.linkable = false
-		v.recount(n)
-		v.leftZombies(n)
-	}
-	return n.attr(), nil
+// Unlink removes a name of an inode that is no directory and returns the inode's attributes afterwards.
+func (v *Volume) Unlink(parent Ino, name string) (Attr, error) {
+	return v.removeWithRoom(parent, name, false)
 }
 
-// Unlink removes a name of an inode that is no directory and returns the inode's attributes afterwards.
-func (v *Volume) Unlink(parent Ino, name string) (Attr, error) { return v.remove(parent, name, false) }
-
 // Rmdir removes an empty directory.
-func (v *Volume) Rmdir(parent Ino, name string) (Attr, error) { return v.remove(parent, name, true) }
+func (v *Volume) Rmdir(parent Ino, name string) (Attr, error) {
+	return v.removeWithRoom(parent, name, true)
+}
+
+func (v *Volume) removeWithRoom(parent Ino, name string, wantDir bool) (a Attr, err error) {
+	err = v.withRoom(func() error {
+		a, err = v.remove(parent, name, wantDir)
+		return err
+	})
+	return a, err
+}
 
 func (v *Volume) remove(parent Ino, name string, wantDir bool) (Attr, error) {
 	if err := checkName(name); err != nil {

@@ -16,6 +16,10 @@ var ErrOpen = errors.New("open")
 // seals what is written from now on: fresh is its plaintext. A nil fresh adds no generation. If the file is empty, to.Keys may be
 // the one new generation alone. The generation numbers in to.Keys behind from's are set here. No data is touched.
 func (v *Volume) Rekey(ino Ino, from, to Sealing, fresh *crypto.DataKey) error {
+	return v.withRoom(func() error { return v.rekey(ino, from, to, fresh) })
+}
+
+func (v *Volume) rekey(ino Ino, from, to Sealing, fresh *crypto.DataKey) error {
 	return v.with(ino, func(n *inode) error {
 		n.flushMu.Lock()
 		defer n.flushMu.Unlock()

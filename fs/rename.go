@@ -7,7 +7,15 @@ import (
 )
 
 // Rename moves a name inside a bucket. Without flags an existing target is replaced, atomically.
-func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, flags RenameFlags) (RenameResult, error) {
+func (v *Volume) Rename(parent Ino, name string, newParent Ino, newName string, flags RenameFlags) (r RenameResult, err error) {
+	err = v.withRoom(func() error {
+		r, err = v.rename(parent, name, newParent, newName, flags)
+		return err
+	})
+	return r, err
+}
+
+func (v *Volume) rename(parent Ino, name string, newParent Ino, newName string, flags RenameFlags) (RenameResult, error) {
 	if flags&^(RenameNoReplace|RenameExchange) != 0 || flags == RenameNoReplace|RenameExchange {
 		return RenameResult{}, ErrInvalid
 	}

@@ -37,6 +37,10 @@ func (v *Volume) Unlocked(ino Ino) (unlocked bool, err error) {
 
 // SetExplicit records whether the file's encryption was chosen for it.
 func (v *Volume) SetExplicit(ino Ino, explicit bool) error {
+	return v.withRoom(func() error { return v.setExplicit(ino, explicit) })
+}
+
+func (v *Volume) setExplicit(ino Ino, explicit bool) error {
 	return v.with(ino, func(n *inode) error {
 		if err := v.bear(n); err != nil {
 			return err
@@ -68,6 +72,10 @@ func (v *Volume) Default(ino Ino) (d Default, err error) {
 
 // SetDefault sets the encryption that a directory passes on.
 func (v *Volume) SetDefault(ino Ino, d Default) error {
+	return v.withRoom(func() error { return v.setDefault(ino, d) })
+}
+
+func (v *Volume) setDefault(ino Ino, d Default) error {
 	return v.with(ino, func(n *inode) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -105,6 +113,10 @@ func (v *Volume) Bucket(ino Ino) (b Bucket, err error) {
 
 // SetBucket changes a bucket's configuration; fn may run more than once. The name and the date stay.
 func (v *Volume) SetBucket(ino Ino, fn func(*Bucket) error) error {
+	return v.withRoom(func() error { return v.setBucket(ino, fn) })
+}
+
+func (v *Volume) setBucket(ino Ino, fn func(*Bucket) error) error {
 	err := v.with(ino, func(n *inode) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()

@@ -9,7 +9,15 @@ import (
 // MakeTemp makes a regular file without a name in the directory's bucket, as O_TMPFILE does. It begins like a file that was just
 // removed: no inode row, a tombstone for what it will get, and it ends when nobody knows it and nobody has it open. If linkable, Link
 // can give it a name. Forget(ino, 0) ends one that was never opened.
-func (v *Volume) MakeTemp(parent Ino, spec New, linkable bool) (Attr, error) {
+func (v *Volume) MakeTemp(parent Ino, spec New, linkable bool) (a Attr, err error) {
+	err = v.withRoom(func() error {
+		a, err = v.makeTemp(parent, spec, linkable)
+		return err
+	})
+	return a, err
+}
+
+func (v *Volume) makeTemp(parent Ino, spec New, linkable bool) (Attr, error) {
 	if parent == RootIno {
 		return Attr{}, fmt.Errorf("%w: the root holds buckets and nothing else", ErrPermitted)
 	}
@@ -43,9 +51,7 @@ func (v *Volume) MakeTemp(parent Ino, spec New, linkable bool) (Attr, error) {
 	n.mu.Lock()
 	n.linkable = linkable
 	n.mu.Unlock()
-	v.zombies.mu.Lock()
-	v.zombies.n[ino] = n
-	v.zombies.mu.Unlock()
+	v.zombies.add(n)
 	return attrOf(row), nil
 }
 
@@ -71,11 +77,7 @@ func (v *Volume) named(t *meta.Tx, row *meta.Inode) error {
 
 // leftZombies takes an inode that got a name out of the table of those without.
 func (v *Volume) leftZombies(n *inode) {
-	v.zombies.mu.Lock()
-	_, ok := v.zombies.n[n.ino]
-	delete(v.zombies.n, n.ino)
-	v.zombies.mu.Unlock()
-	if ok {
+	if v.zombies.remove(n.ino) {
 		v.put(n)
 	}
 }

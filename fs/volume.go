@@ -54,6 +54,7 @@ type Volume struct {
 	opening atomic.Int64 // keys that open files keep derived, see openingKey
 
 	quotas quotas
+	full   full
 
 	epochMu  sync.RWMutex // held for reading by each commit, for writing to begin the next epoch
 	epoch    uint64       // the current one
@@ -102,6 +103,7 @@ func Open(cfg Config) (*Volume, error) {
 	v.cache.init(cfg.MaxInodes)
 	v.lookups.init()
 	v.zombies.init()
+	v.full.init()
 	v.unborn.init()
 	v.size.init(cfg.MaxDirty)
 	if err := v.load(); err != nil {
@@ -197,7 +199,7 @@ func (v *Volume) fault(what string, err error) error {
 		v.log.Error("corrupt metadata", "what", what, "err", err)
 		return fmt.Errorf("%s: %w: %w", what, ErrCorrupt, err)
 	case errors.Is(err, kv.ErrNoSpace), errors.Is(err, extent.ErrNoSpace):
-		return fmt.Errorf("%s: %w", what, ErrNoSpace)
+		return fmt.Errorf("%s: %w: %w", what, ErrNoSpace, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
@@ -210,7 +212,7 @@ func (v *Volume) Sync() error {
 
 // SyncDir makes every change of names and attributes that returned durable; dirty data stays where it is.
 func (v *Volume) SyncDir() error {
-	if err := v.bearAll(); err != nil {
+	if err := v.withRoom(v.bearAll); err != nil {
 		return err
 	}
 	return v.fault("sync", v.db.Sync())

@@ -54,7 +54,7 @@ func (v *Volume) SetXattr(ino Ino, name string, value []byte, mode XattrMode) er
 			return nil
 		})
 		if err == nil && size > MaxXattr {
-			err = ErrNoSpace
+			err = errXattrsFull
 		}
 		return err
 	})
@@ -72,6 +72,10 @@ func (v *Volume) RemoveXattr(ino Ino, name string) error {
 }
 
 func (v *Volume) changeXattrs(ino Ino, fn func(*meta.Tx, *meta.Inode) error) error {
+	return v.withRoom(func() error { return v.changeXattrsOnce(ino, fn) })
+}
+
+func (v *Volume) changeXattrsOnce(ino Ino, fn func(*meta.Tx, *meta.Inode) error) error {
 	return v.with(ino, func(n *inode) error {
 		if err := v.bear(n); err != nil {
 			return err

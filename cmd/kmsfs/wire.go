@@ -151,6 +151,7 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, o openOptions
 	}
 	reaper := gc.Start(s.volume, s.extents, log)
 	s.volume.OnEpochClosed(reaper.Wake)
+	s.volume.OnFull(reaper.Reclaim, gc.NewCompactor(engine, clock, log).Reclaim)
 	reaper.Wake()
 	s.opened(s.volume.Close)
 	s.opened(func() error { reaper.Close(); return nil })

@@ -144,6 +144,15 @@ func (r *Reaper) ripe() uint64 {
 	return epoch
 }
 
+// Reclaim does all the work there is for a writer that found no space, and reports whether that freed anything.
+func (r *Reaper) Reclaim(ctx context.Context) bool {
+	before := r.Stats()
+	if err := r.Run(ctx); err != nil {
+		r.log.Warn("the disk is full, and what is dead on it is not all freed", "err", err)
+	}
+	return r.Stats() != before
+}
+
 // Stats says what was reclaimed.
 func (r *Reaper) Stats() Stats {
 	return Stats{Extents: r.extentsFreed.Load(), Bytes: r.bytes.Load(), Inodes: r.inodes.Load()}

@@ -52,6 +52,8 @@ func child(text string) error {
 		return runReadFilled(t)
 	case "removefilled":
 		return runRemoveFilled(t)
+	case "replacefilled":
+		return runReplaceFilled(t)
 	case "mkdir":
 		return os.MkdirAll(filepath.Join(t.Mounts[0], t.Dir), 0o755)
 	case "remove":

@@ -70,6 +70,7 @@ func (s *Store) freeIn(number uint64, refs []extent.Ref) error {
 		if err := punch(f.f, from, to-from); err != nil {
 			return fmt.Errorf("segment %d: free %d bytes at %d: %w", number, to-from, from, err)
 		}
+		s.space.gave(to - from)
 	}
 	return s.removeIfEmpty(f)
 }

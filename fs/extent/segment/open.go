@@ -59,6 +59,7 @@ func Open(dir string, opts Options) (*Store, error) {
 		_ = lock.Close()
 		return nil, err
 	}
+	s.space.begin()
 	go s.writeback()
 	return s, nil
 }

@@ -15,7 +15,9 @@ const (
 	budgetAge   = 100 * time.Millisecond
 )
 
-// space holds the reserve: it grants room in budgets, each backed by one statfs.
+// space holds the reserve: it grants room in budgets, each backed by one statfs. What was freed while there was no room may be used again
+// even though the reserve is touched (others, for whom it is held, have it), down to half of the reserve: who removes and then writes
+// is not refused.
 type space struct {
 	reserve int64
 	clock   func() time.Time                // nil: budgets do not age
@@ -24,6 +26,8 @@ type space struct {
 	mu     sync.Mutex // guards what follows
 	budget int64
 	asked  time.Time
+	full   bool  // the last answer was that there is no room
+	freed  int64 // bytes since then that were not used again
 }
 
 // take grants n bytes, or returns extent.ErrNoSpace if granting them would touch
@@ -43,13 +47,35 @@ func (s *space) take(n int64) error {
 		s.asked = s.clock()
 	}
 	room := avail - s.reserve
-	if room < n {
+	if room < n && n <= s.freed && avail-n >= s.reserve/2 {
+		s.freed -= n
+		return nil
+	}
+	if s.full = room < n; s.full {
 		s.budget = 0
 		return fmt.Errorf("segment: %d bytes available, %d of them reserved: %w", avail, s.reserve, extent.ErrNoSpace)
 	}
+	s.freed = 0
 	// Near the reserve the budgets shrink, so that it is held closely.
 	s.budget = max(n, min(budgetBytes, room/4)) - n
 	return nil
+}
+
+// begin looks at the file system when the store is opened: it may be full already.
+func (s *space) begin() {
+	avail, err := s.avail()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = err == nil && avail < s.reserve
+}
+
+// gave is told of bytes that were freed.
+func (s *space) gave(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.full {
+		s.freed += n
+	}
 }
 
 func (s *space) stale() bool {

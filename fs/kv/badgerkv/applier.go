@@ -61,6 +61,12 @@ func (r *room) set(fn func()) {
 	r.changed.Broadcast()
 }
 
+func (r *room) pending() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes
+}
+
 func (r *room) failure() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +136,7 @@ func (s *Store) applier() {
 
 // Compact gives back the space of rows that were deleted or replaced: all commits are moved into Badger, which writes what it has in its
 // table in memory, and its tables are merged into one level, where it drops what no snapshot needs. Commits go on meanwhile, and wait if
-// many come. It returns kv.ErrNoSpace, and does nothing, where merging might need the reserve. When ctx ends it returns; tables that are
+// many come. It returns kv.ErrNoSpace, and does nothing, where merging might need the last quarter of the reserve. When ctx ends it returns; tables that are
 // being merged are merged to the end, and Close waits for that.
 func (s *Store) Compact(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -166,13 +172,10 @@ func (s *Store) Compact(ctx context.Context) error {
 }
 
 func (s *Store) compact(ctx context.Context) (err error) {
-	free, _, err := s.space.free()
-	if err != nil {
+	if err := s.space.checkCompact(s.room.pending()); err != nil {
 		return err
 	}
-	if free < s.opt.Reserve+s.space.compaction.Load()+2*s.opt.MemTable {
-		return fmt.Errorf("badgerkv: too little space to merge tables: %w", kv.ErrNoSpace)
-	}
+	s.deleted.Store(0)
 	for written := true; written; {
 		if err := s.moveAll(ctx); err != nil {
 			return err
@@ -191,6 +194,9 @@ func (s *Store) compact(ctx context.Context) (err error) {
 	}
 	return nil
 }
+
+// Deleted is how many rows were deleted since Compact last began to give back the space of such.
+func (s *Store) Deleted() int64 { return s.deleted.Load() }
 
 // moveAll has the applier move all commits into Badger, and into a table in a file.
 func (s *Store) moveAll(ctx context.Context) error {

@@ -46,6 +46,7 @@ type Store struct {
 	activeBytes             atomic.Int64    // of the active overlay
 
 	commits, conflicts, batches atomic.Uint64
+	deleted                     atomic.Int64 // rows, since the last Compact began
 	replayed                    uint64
 }
 
@@ -76,7 +77,7 @@ func Open(dir string, opt Options) (*Store, error) {
 		compacting:  make(chan struct{}, 1),
 		syncPath:    syncPath,
 	}
-	s.space.reserve = opt.Reserve
+	s.space.reserve, s.space.rotation = opt.Reserve, 2*opt.MemTable // its log and its table
 	s.space.free = func() (int64, int64, error) { return statfs(s.badgerDir) }
 	if opt.hooks.free != nil {
 		s.space.free = opt.hooks.free
@@ -145,6 +146,7 @@ func (s *Store) recover(dir string) error {
 	}
 	s.visible = s.redo.Last()
 	s.space.compaction.Store(s.compactionSpace())
+	s.space.begin()
 	s.db.SetDiscardTs(s.gen.base)
 	return nil
 }
@@ -317,6 +319,7 @@ func (s *Store) commitTxn(t *txn, app func([]byte) (uint64, error)) error {
 	s.mu.Unlock()
 
 	s.commits.Add(1)
+	s.deleted.Add(int64(t.deletes))
 	s.room.add(added)
 	s.activeBytes.Store(total)
 	if total >= s.opt.Batch {
