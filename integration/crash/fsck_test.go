@@ -20,6 +20,10 @@ type report struct {
 		Ino     uint64 `json:"inode"`
 		Message string `json:"message"`
 	} `json:"problems"`
+	Quotas struct {
+		Checked int `json:"checked"`
+		Busy    int `json:"busy"`
+	} `json:"quotas"`
 	Space struct {
 		Stored       int64 `json:"storedBytes"`
 		Unreferenced int64 `json:"unreferencedBytes"`
@@ -27,9 +31,20 @@ type report struct {
 }
 
 // fsck wants the store to be sound, all of its data included; a daemon may run or not.
-func (r *rig) fsck(when string) report {
+func (r *rig) fsck(when string) report { return r.sound(when, "--data") }
+
+// counted wants the counters of the bucket with a quota to be exact, as soon as they are counted: nobody works.
+func (r *rig) counted(when string) {
 	r.t.Helper()
-	out, err := r.command("--json", "fsck", "--data")
+	r.await("the bucket with a quota to be counted", func() bool {
+		rep := r.sound(when)
+		return rep.Quotas.Checked == 1 && rep.Quotas.Busy == 0
+	})
+}
+
+func (r *rig) sound(when string, args ...string) report {
+	r.t.Helper()
+	out, err := r.command(append([]string{"--json", "fsck"}, args...)...)
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		r.fatal(when, ": ", err)

@@ -30,6 +30,7 @@ type round struct {
 	workers []*proc
 	reached *os.File // readable, at its end, when the first worker is where the seed wants it
 	rnd     *rand.Rand
+	beside  string // a directory that was filled after the crash
 }
 
 // begin starts the workers of a round.
@@ -45,7 +46,7 @@ func (r *rig) begin(seed uint64, power bool) *round {
 	rd.reached = reached
 	for i := range 2 {
 		t := task{
-			Role: "worker", Dir: fmt.Sprintf("bucket/r%d-w%d", seed, i), Journal: filepath.Join(r.dir, fmt.Sprintf("journal-%d-%d", seed, i)),
+			Role: "worker", Dir: fmt.Sprintf("%s/r%d-w%d", []string{"bucket", limited}[i], seed, i), Journal: filepath.Join(r.dir, fmt.Sprintf("journal-%d-%d", seed, i)),
 			Seed: seed, Worker: i, Max: p.max, Power: power, Ops: 20 * p.ops,
 		}
 		r.wait(r.spawn(task{Role: "mkdir", Dir: t.Dir}), "mkdir", deadline)
@@ -121,6 +122,7 @@ func TestKill(t *testing.T) {
 	}
 	t.Logf("%d rounds from seed %d", rounds, seed)
 	r.start()
+	r.wait(r.spawn(task{Role: "limit", Dir: limited}), "limit", deadline)
 	ops := 0
 	for i := range rounds {
 		rd := r.begin(seed+uint64(i), false)
@@ -133,7 +135,7 @@ func TestKill(t *testing.T) {
 		r.ended(rd)
 		r.unmounted()
 		r.start()
-		r.fsck(fmt.Sprint("seed ", rd.seed))
+		r.after(rd, i)
 		ops += r.check(rd)
 		if i%4 == 3 {
 			r.tidy(rd)
@@ -146,9 +148,30 @@ func TestKill(t *testing.T) {
 	t.Logf("%d kills, %d operations", rounds, ops)
 }
 
+// after looks at the store after the start that follows an unclean stop. The bucket with a quota is counted in the background meanwhile;
+// in some rounds files are made in it beside that.
+func (r *rig) after(rd *round, i int) {
+	r.t.Helper()
+	when := fmt.Sprint("seed ", rd.seed)
+	if i%2 == 1 {
+		rd.beside = fmt.Sprintf("%s/beside-%d", limited, rd.seed)
+		r.wait(r.spawn(task{Role: "mkdir", Dir: rd.beside}), "mkdir", deadline)
+		out := r.wait(r.spawn(task{Role: "fill", Dir: rd.beside, Seed: rd.seed, Max: 20_000, Ops: 40}), "fill", deadline)
+		var f filled
+		if err := json.Unmarshal([]byte(out), &f); err != nil || len(f.Files) != 40 {
+			r.fatal(when, ": files beside counting: ", err, out)
+		}
+	}
+	r.fsck(when)
+	r.counted(when)
+}
+
 // tidy removes what a round left.
 func (r *rig) tidy(rd *round) {
 	r.t.Helper()
+	if rd.beside != "" {
+		r.wait(r.spawn(task{Role: "remove", Dir: rd.beside}), "remove", 2*deadline)
+	}
 	for _, x := range rd.tasks {
 		r.wait(r.spawn(task{Role: "remove", Dir: x.Dir}), "remove", 2*deadline)
 	}

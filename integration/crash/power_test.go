@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,6 +115,7 @@ func TestPower(t *testing.T) {
 			r := newRig(t, filepath.Join(d.dir, "store"))
 			t.Logf("%d rounds from seed %d", rounds, seed)
 			r.start()
+			r.wait(r.spawn(task{Role: "limit", Dir: limited}), "limit", deadline)
 			ops, lost := 0, 0
 			for i := range rounds {
 				rd := r.begin(seed+uint64(i), true)
@@ -127,7 +127,7 @@ func TestPower(t *testing.T) {
 				r.unmounted()
 				d.back(r)
 				r.start()
-				r.fsck(fmt.Sprint("seed ", rd.seed))
+				r.after(rd, i)
 				ops += r.check(rd)
 				lost += r.recovered()
 				if i%4 == 3 {

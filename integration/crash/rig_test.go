@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -54,6 +56,8 @@ func child(text string) error {
 		return runRemoveFilled(t)
 	case "replacefilled":
 		return runReplaceFilled(t)
+	case "limit":
+		return unix.Setxattr(filepath.Join(t.Mounts[0], t.Dir), "user.s3.quota", []byte("bytes=1000000000000,inodes=10000000"), 0)
 	case "mkdir":
 		return os.MkdirAll(filepath.Join(t.Mounts[0], t.Dir), 0o755)
 	case "remove":
@@ -110,6 +114,9 @@ func program(t *testing.T) string {
 	return built.path
 }
 
+// limited is the bucket that gets a quota, of which nobody comes near: what it counts must be right.
+const limited = "limited"
+
 // rig is a store, its daemon and its two mounts.
 type rig struct {
 	t      *testing.T
@@ -153,6 +160,7 @@ func newRig(t *testing.T, storeDir string) *rig {
 		r.keys = append(r.keys, "aws:kms:"+id)
 	}
 	r.run("bucket", "create", "bucket")
+	r.run("bucket", "create", limited)
 	return r
 }
 
