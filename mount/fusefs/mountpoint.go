@@ -258,15 +258,19 @@ func (o Options) detach(dir, dev string) {
 	}
 }
 
-// abort ends a connection by force, as root through the mount and otherwise through its control file, and then takes the mount away.
+// abort ends a connection by force, through its control file or, as root, through the mount, which it takes away; not if another's lies on it.
 func abort(dir, dev string) error {
 	m, ok := find(dir, dev)
 	if !ok {
 		return nil
 	}
 	_, minor, _ := strings.Cut(m.Device, ":")
-	_ = os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0)
-	return m.release(unix.MNT_FORCE | unix.MNT_DETACH)
+	ended := os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0) == nil
+	err := m.release(unix.MNT_FORCE | unix.MNT_DETACH)
+	if ended && errors.Is(err, ErrOtherMount) {
+		return nil
+	}
+	return err
 }
 
 // deviceOf finds the device number of the topmost mount on a directory, if it is ours. Empty: none is.

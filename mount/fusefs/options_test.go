@@ -89,6 +89,7 @@ func TestOrdinaryUser(t *testing.T) {
 	tmp := filepath.Join(top, "tmp")
 	must(t, os.Mkdir(tmp, 0o700))
 	must(t, os.Chown(tmp, uid, uid))
+	letAllUseFUSE(t)
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestFiles|TestMirror)$", "-test.v", "-test.timeout=100s")
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, ordinaryEnv+"=1", "HOME="+tmp, "GORACE=atexit_sleep_ms=0")
@@ -97,4 +98,17 @@ func TestOrdinaryUser(t *testing.T) {
 	if err != nil || strings.Contains(string(out), "SKIP") {
 		t.Errorf("as uid %d: %v\n%s", uid, err, out)
 	}
+}
+
+// letAllUseFUSE makes the device as every distribution has it, until the end of the test; some bare machines do not.
+func letAllUseFUSE(t *testing.T) {
+	t.Helper()
+	const dev = "/dev/fuse"
+	fi, err := os.Stat(dev)
+	must(t, err)
+	if fi.Mode().Perm() == 0o666 {
+		return
+	}
+	must(t, os.Chmod(dev, 0o666))
+	t.Cleanup(func() { _ = os.Chmod(dev, fi.Mode().Perm()) })
 }
