@@ -115,13 +115,9 @@ func (v *Volume) truncateOpen(n *inode, d *fileData, trunc *Truncation) error {
 			}
 		}
 		ed.write(t, row, v.epoch, v.nextSeq, false)
-		t.DropKeyUse(row)
 		row.Sealing = trunc.Sealing
 		row.Sealing.Keys = []FileKey{{Generation: gen, Wrapped: trunc.Sealing.Keys[0].Wrapped}}
 		row.NextKey++
-		if row.Nlink != 0 {
-			t.AddKeyUse(row)
-		}
 		d.pending.write(row) // set under n.mu only
 		row.Size = 0
 		row.Mtime = v.now()

@@ -162,7 +162,6 @@ func (v *Volume) makeInode(parent Ino, name string, spec New) (Attr, error) {
 			return err
 		}
 		t.PutInode(row)
-		t.AddKeyUse(row)
 		return nil
 	})
 	if err != nil {

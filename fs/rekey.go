@@ -42,8 +42,8 @@ func (v *Volume) rekeyLocked(n *inode, from, to Sealing, fresh *crypto.DataKey) 
 	if err := n.mayRekey(from); err != nil {
 		return err
 	}
-	err := v.commit("re-key", []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error {
-		return v.reseal(t, rows[0], from, to, fresh != nil)
+	err := v.commit("re-key", []*inode{n}, func(_ *meta.Tx, rows []*meta.Inode) error {
+		return v.reseal(rows[0], from, to, fresh != nil)
 	})
 	if err == nil && fresh != nil && n.data != nil {
 		n.data.addKey(n.row.Sealing.Current(), fresh)
@@ -64,8 +64,8 @@ func (n *inode) mayRekey(from Sealing) error {
 	return nil
 }
 
-// reseal changes a row's sealing and its place in the index of keys. A file without a name has none there.
-func (v *Volume) reseal(t *meta.Tx, row *meta.Inode, from, to Sealing, fresh bool) error {
+// reseal changes a row's sealing.
+func (v *Volume) reseal(row *meta.Inode, from, to Sealing, fresh bool) error {
 	to.Keys = slices.Clone(to.Keys)
 	if fresh {
 		if len(to.Keys) == 0 || len(to.Keys) != len(from.Keys)+1 && (len(to.Keys) != 1 || row.Rows.Count != 0) {
@@ -81,11 +81,7 @@ func (v *Volume) reseal(t *meta.Tx, row *meta.Inode, from, to Sealing, fresh boo
 			return fmt.Errorf("%w: a re-key keeps the generations", ErrInvalid)
 		}
 	}
-	t.DropKeyUse(row)
 	row.Sealing = to
-	if row.Nlink != 0 {
-		t.AddKeyUse(row)
-	}
 	row.Ctime = v.now()
 	return nil
 }
@@ -145,10 +141,10 @@ func (v *Volume) RekeyClosed(changes []KeyChange) []error {
 	if len(inodes) == 0 {
 		return errs
 	}
-	err := v.commit("re-key", inodes, func(t *meta.Tx, rows []*meta.Inode) error {
+	err := v.commit("re-key", inodes, func(_ *meta.Tx, rows []*meta.Inode) error {
 		for j, row := range rows {
 			c := &changes[which[j]]
-			if err := v.reseal(t, row, c.From, c.To, true); err != nil {
+			if err := v.reseal(row, c.From, c.To, true); err != nil {
 				return err
 			}
 		}
@@ -284,30 +280,28 @@ type Encryption struct {
 }
 
 // EachEncryption reads every inode's row, not the index of keys, and calls fn for each until it returns false. The state is that of
-// one moment.
-func (v *Volume) EachEncryption(fn func(Encryption) bool) error {
+// one moment. If it comes to the end, the index of one key forgets on the way where files under it were once and are not now.
+func (v *Volume) EachEncryption(keyARN string, fn func(Encryption) bool) error {
 	if err := v.bearAll(); err != nil {
 		return err
 	}
 	stop := errors.New("stop")
 	arn := "" // the last file's: as a rule it is the next one's, too
-	err := v.db.View(func(r *meta.Reader) error {
-		return r.EachUse(func(u meta.Use, err error) error {
-			if err != nil {
-				return err
+	err := v.db.EachUseSweeping(keyARN, func(u meta.Use, err error) error {
+		if err != nil {
+			return err
+		}
+		e := Encryption{Ino: u.Ino, Type: u.Type, Default: u.Default, Bucket: u.Bucket}
+		if u.Type == Regular && u.Method == SSEKMS {
+			if string(u.KeyARN) != arn {
+				arn = string(u.KeyARN)
 			}
-			e := Encryption{Ino: u.Ino, Type: u.Type, Default: u.Default, Bucket: u.Bucket}
-			if u.Type == Regular && u.Method == SSEKMS {
-				if string(u.KeyARN) != arn {
-					arn = string(u.KeyARN)
-				}
-				e.KeyARN = arn
-			}
-			if !fn(e) {
-				return stop
-			}
-			return nil
-		})
+			e.KeyARN = arn
+		}
+		if !fn(e) {
+			return stop
+		}
+		return nil
 	})
 	if errors.Is(err, stop) {
 		return nil

@@ -57,7 +57,7 @@ func (r *rig) underKey(arn string) (inos []Ino) {
 	r.t.Helper()
 	r.ok(r.v.KeyFiles(arn, func(ino Ino) bool { inos = append(inos, ino); return true }))
 	var scanned []Ino
-	r.ok(r.v.EachEncryption(func(e Encryption) bool {
+	r.ok(r.v.EachEncryption("", func(e Encryption) bool {
 		if e.KeyARN == arn {
 			scanned = append(scanned, e.Ino)
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
-// A file that is made to be written at once gets its rows (inode, entry, key use) in the transaction of its first flush, not in one of
+// A file that is made to be written at once gets its rows (inode and entry) in the transaction of its first flush, not in one of
 // their own: a small file is then one transaction. Until then it is unborn: in memory it is like every other, pinned, listed in
 // the table below and with the flusher, and its directory shows its times; a crash forgets it, as it may forget any file that was
 // never closed. Whatever works on rows calls bear first: a listing, a rename, an unlink or a link in its directory, a change of attributes
@@ -186,7 +186,6 @@ func (v *Volume) commitRow(update func(func(*meta.Tx) error) error, what string,
 		} else if err := t.AddDentry(d, e); err != nil {
 			return err
 		}
-		t.AddKeyUse(row)
 		return fn(t, row)
 	})
 	n.bearing = false

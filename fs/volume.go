@@ -125,7 +125,11 @@ func Open(cfg Config) (*Volume, error) {
 	return v, nil
 }
 
-const superVersion = 1
+// ErrVersion says that the rows are of a version that this program does not know.
+var ErrVersion = errors.New("the volume needs another version of kmsfs")
+
+// superVersion is the version of the rows. Those of version 1 are upgraded when the volume is opened (upgrade).
+const superVersion = 2
 
 func (v *Volume) load() error {
 	var super meta.Super
@@ -141,13 +145,38 @@ func (v *Volume) load() error {
 	case err != nil:
 		return v.fault("super row", err)
 	}
+	if super.Version == 1 {
+		if err := v.upgrade(); err != nil {
+			return v.fault("upgrade the rows from version 1", err)
+		}
+		super.Version = superVersion
+	}
 	if super.Version != superVersion {
-		return fmt.Errorf("volume format %d is not known to this program (it knows %d)", super.Version, superVersion)
+		return fmt.Errorf("%w: the version of its rows is %d, this program knows %d", ErrVersion, super.Version, superVersion)
 	}
 	v.ids.init(v.db, super)
 	v.closed.Store(super.Epoch)
 	v.epoch = super.Epoch + 1
 	return v.recoverState(super)
+}
+
+// upgrade makes a volume of version 1 one of version 2, in which the index of files by key has a row for each block of inodes and not for each
+// file. The version is written last: until then the rows are still what an older program expects, with some more that it ignores, and
+// an upgrade that was interrupted begins anew. What the older index leaves is deleted by package gc.
+func (v *Volume) upgrade() error {
+	v.log.Info("upgrading the rows of the volume", "from", 1, "to", superVersion)
+	if err := v.db.UpgradeKeyUses(); err != nil {
+		return err
+	}
+	return v.db.Update(func(t *meta.Tx) error {
+		super, err := t.Super()
+		if err != nil {
+			return err
+		}
+		super.Version = superVersion
+		t.PutSuperFreeing(super)
+		return nil
+	})
 }
 
 func (v *Volume) format() (meta.Super, error) {

@@ -26,6 +26,20 @@ unpack store
 matches 'result: +clean' kmsfs fsck --data
 records >"$T/records"
 same "keys, policies, grants, aliases, buckets, principals and groups are those of then" "" "$(diff "$kept/records.txt" "$T/records" | head -n 20)"
+/usr/bin/python3 - "$kept/files.txt" >"$T/under" <<'END'
+import collections, fractions, sys
+
+links, under = 1, collections.Counter()
+for line in open(sys.argv[1], encoding="utf-8", errors="surrogateescape"):
+    if line.startswith("./") and " file " in line:
+        links = int(line.split()[-1])
+    if line.startswith("  user.s3.sse-kms-key-id "):
+        under[line.split()[1]] += fractions.Fraction(1, links)
+for arn, files in sorted(under.items()):
+    print(arn, files)
+END
+same "the index of files by key, which is another one now, leads to as many files as the attributes of then say" "$(cat "$T/under")" \
+  "$(while read -r arn _; do echo "$arn $(kmsfs key files "$arn" 2>/dev/null | wc -l)"; done <"$T/under")"
 works kmsfs audit verify
 matches CreateKey sh -c "kmsfs --json audit query --key alias/rotated | grep -o CreateKey"
 

@@ -67,7 +67,7 @@ func advice(err error) (hint string, code int) {
 		return "make one with: kmsfs init (or name it: --store DIR, KMSFS_STORE)", exitFailed
 	case errors.Is(err, rootkey.ErrExists):
 		return "choose another directory with --store DIR", exitFailed
-	case errors.Is(err, rootkey.ErrUnsupported):
+	case errors.Is(err, rootkey.ErrUnsupported), errors.Is(err, volume.ErrVersion):
 		return "open it with the version of kmsfs that made it, or a newer one", exitUnsupported
 	case errors.Is(err, rootkey.ErrDamaged):
 		return "restore " + rootkey.HeaderFile + " from a backup", exitDamaged

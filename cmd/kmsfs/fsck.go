@@ -248,6 +248,9 @@ func (k keeper) Collect(ctx context.Context) (json.RawMessage, error) {
 		return nil, err
 	}
 	after := k.s.reaper.Stats()
+	if _, _, err := k.s.volume.Rows().SweepKeyUses(ctx); err != nil {
+		return nil, err
+	}
 	u, err := gc.Collect(ctx, k.s.volume, k.s.extents, false)
 	if err != nil {
 		return nil, err

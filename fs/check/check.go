@@ -11,7 +11,7 @@
 //	row sets    entries, pieces and attributes are those that the inode's row accounts for: none missing, replaced or added
 //	extents     pieces do not overlap, lie in their extent and before the end of the file; pieces agree about an extent; extents do not
 //	            overlap in the segments and are not shared by files; inline bytes are there
-//	key index   each file under a KMS key is listed under it, and nothing else is
+//	key index   the index of each KMS key names the blocks of inodes in which its files are (it may name others)
 //	keys        files whose KMS key is gone
 //	quotas      what a bucket's counters say is what it holds
 //	orphans     rows without an inode and without a tombstone
@@ -225,6 +225,7 @@ type checker struct {
 	inodes map[meta.Ino]*node
 	tombs  map[meta.Ino]bool
 	super  meta.Super
+	uses   map[meta.KeyUse]bool
 	inline map[inlineID]bool // inline extents that are named; true: by a map, so that they must be there
 	blocks extent.Blocks
 	jobs   []job
@@ -245,7 +246,6 @@ type node struct {
 	subdirs  uint32
 	set      meta.Set // of its entries or pieces
 	attrs    meta.Set
-	hasUse   bool
 	reached  uint8 // of the search for cycles: 1 under way, 2 hangs below the root
 	lastEnd  uint64
 	covered  uint64

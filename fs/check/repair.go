@@ -14,7 +14,6 @@ const (
 	setLinks
 	adopt
 	addUse
-	dropUse
 	recount
 )
 
@@ -25,7 +24,6 @@ type fix struct {
 	link    meta.Link
 	links   []meta.Link
 	nlink   uint32
-	key     meta.KeyHash
 	problem int
 }
 
@@ -94,12 +92,6 @@ func (c *checker) fix(f fix) (done string, err error) {
 				t.AddKeyUse(n)
 			}
 			return err
-		})
-	case dropUse:
-		done = "took it off the list"
-		err = c.vol.Repair(func(t *meta.Tx) error {
-			t.DeleteKeyUse(f.key, f.ino)
-			return nil
 		})
 	case adopt:
 		return c.adopt(f)

@@ -12,7 +12,7 @@ import (
 // rows looks at all rows, in one snapshot.
 func (c *checker) rows() error {
 	c.inodes, c.tombs = map[meta.Ino]*node{}, map[meta.Ino]bool{}
-	c.inline = map[inlineID]bool{}
+	c.inline, c.uses = map[inlineID]bool{}, map[meta.KeyUse]bool{}
 	c.gone, c.held = map[string]*KeyGone{}, map[meta.Ino]meta.Usage{}
 	var err error
 	if c.super, err = c.r.Super(); err != nil {
@@ -196,17 +196,8 @@ func (c *checker) scanXattrs() error {
 }
 
 func (c *checker) scanUses() error {
-	db := c.vol.Rows()
-	return c.r.EachKeyUse(func(key meta.KeyHash, ino meta.Ino) error {
-		n := c.inodes[ino]
-		if n != nil {
-			if want, ok := db.KeyHashOf(n.row); ok && want == key {
-				n.hasUse = true
-				return c.step()
-			}
-		}
-		at := c.rep.add(BadKeyIndex, ino, "listed under a KMS key that does not wrap its data keys")
-		c.fixes = append(c.fixes, fix{kind: dropUse, ino: ino, key: key, problem: at})
+	return c.r.EachKeyUse(func(u meta.KeyUse) error {
+		c.uses[u] = true
 		return c.step()
 	})
 }
@@ -225,7 +216,7 @@ func (c *checker) judge() {
 		if n.row.Type == meta.Regular && !n.mapWrong && n.covered != n.row.Alloc {
 			c.rep.add(BadMap, ino, "its extents cover %d bytes, its row says %d", n.covered, n.row.Alloc)
 		}
-		if _, ok := db.KeyHashOf(n.row); ok && !n.hasUse {
+		if u, ok := db.KeyUseOf(n.row); ok && !c.uses[u] {
 			at := c.rep.add(BadKeyIndex, ino, "not listed under its KMS key")
 			c.fixes = append(c.fixes, fix{kind: addUse, ino: ino, problem: at})
 		}

@@ -6,6 +6,9 @@
 // is closed, for until then a power cut may bring back the rows that refer to the bytes. A removed inode that is still open is left
 // alone, and so is what died since somebody who copies extents asked to wait (Pin). Freeing is idempotent and comes before the rows go,
 // so a crash in between repeats it.
+//
+// Beside that it removes what the index of files by key keeps of files that are gone, in proportion to the removals, and what is left of an
+// older index.
 package gc
 
 import (
@@ -56,6 +59,8 @@ type Reaper struct {
 
 	extentsFreed, bytes, inodes atomic.Uint64
 	collect                     atomic.Bool   // asked for, not done yet
+	sweepAt                     atomic.Uint64 // number of removed inodes at which the index of files by key is swept next
+	upgraded                    atomic.Bool   // nothing is left of the older index
 	from                        atomic.Uint64 // no replaced piece of an earlier epoch is left: a closed epoch gets no more of them
 }
 
@@ -63,6 +68,7 @@ type Reaper struct {
 func Start(vol Volume, extents extent.Store, log *slog.Logger) *Reaper {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Reaper{vol: vol, extents: extents, log: log, wake: make(chan struct{}, 1), stop: stop}
+	r.sweepAt.Store(sweepLeast)
 	r.done.Add(1)
 	go func() {
 		defer r.done.Done()
@@ -166,7 +172,34 @@ func (r *Reaper) Run(ctx context.Context) error {
 	if err := r.tombs(ctx); err != nil {
 		return fmt.Errorf("sweep removed inodes: %w", err)
 	}
+	if err := r.index(ctx); err != nil {
+		return fmt.Errorf("sweep the index of files by key: %w", err)
+	}
 	return nil
+}
+
+const (
+	sweepLeast = 1 << 16 // removals between two sweeps of the index of files by key, at least
+	sweepRatio = 64      // and for each of its rows, of which each costs a sweep one look at the inodes
+)
+
+func (r *Reaper) index(ctx context.Context) error {
+	db := r.vol.Rows()
+	if !r.upgraded.Load() {
+		if err := db.DropFileUses(ctx); err != nil {
+			return err
+		}
+		r.upgraded.Store(true)
+	}
+	removed := r.inodes.Load()
+	if removed < r.sweepAt.Load() {
+		return nil
+	}
+	rows, swept, err := db.SweepKeyUses(ctx)
+	if err == nil {
+		r.sweepAt.Store(removed + max(sweepLeast, uint64(rows-swept)*sweepRatio))
+	}
+	return err
 }
 
 // row is a replaced piece with its key.

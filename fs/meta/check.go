@@ -1,7 +1,6 @@
 package meta
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -98,26 +97,6 @@ func (r *Reader) EachInline(fn func(ino Ino, id ExtentID, sealed int) error) err
 
 // KeyHash stands for a KMS key in the index of files by key.
 type KeyHash [16]byte
-
-// KeyHashOf is the hash under which a file is indexed; ok is false for one that is not under a KMS key.
-func (d *DB) KeyHashOf(n *Inode) (h KeyHash, ok bool) {
-	if n.Sealing.Method != SSEKMS {
-		return h, false
-	}
-	sum := d.arnHash(n.Sealing.KeyARN)
-	return KeyHash(sum[:16]), true
-}
-
-// EachKeyUse calls fn for every row of the index of files by key.
-func (r *Reader) EachKeyUse(fn func(key KeyHash, ino Ino) error) error {
-	return r.each(kindKeyUse, 25, func(k, _ []byte) error { return fn(KeyHash(k[1:17]), Ino(u64(k[17:25]))) })
-}
-
-// DeleteKeyUse removes a row of the index of files by key that no file accounts for.
-func (t *Tx) DeleteKeyUse(key KeyHash, ino Ino) {
-	k := append(append(make([]byte, 0, 25), kindKeyUse), key[:]...)
-	t.t.Delete(binary.BigEndian.AppendUint64(k, uint64(ino)))
-}
 
 // EachTomb calls fn for every tombstone.
 func (r *Reader) EachTomb(fn func(Tomb, error) error) error {

@@ -9,7 +9,8 @@ import (
 	"github.com/kmsfs/kmsfs/fs/kv"
 )
 
-// DB is the typed view of the rows in a (sealed) key-value store. It holds no state but its keys and takes no locks.
+// DB is the typed view of the rows in a (sealed) key-value store. It holds no state but its keys and what it knows of the index of files by
+// key, whose gate (uses.go) is its only lock: each Update holds it for reading. Whatever changes the rows of a volume has to go through one DB.
 type DB struct {
 	store kv.Store
 	names *hasher // 63-bit name hashes, hashes of attribute names and key ARNs
@@ -17,6 +18,7 @@ type DB struct {
 	// nameHash is hash of a name; tests weaken it to make collisions.
 	nameHash func(name string) uint64
 
+	uses useIndex
 	arns [16]atomic.Pointer[hashedARN] // by the ARN's last byte: hashes that were asked for, of which there are few
 }
 
@@ -49,7 +51,17 @@ func (d *DB) View(fn func(*Reader) error) error {
 
 // Update calls fn, perhaps more than once, and commits what it wrote.
 func (d *DB) Update(fn func(*Tx) error) error {
-	return d.store.Update(func(t kv.Txn) error { return fn(&Tx{Reader: Reader{db: d, r: t}, t: t}) })
+	d.uses.gate.RLock()
+	defer d.uses.gate.RUnlock()
+	var tx *Tx
+	err := d.store.Update(func(t kv.Txn) error {
+		tx = &Tx{Reader: Reader{db: d, r: t}, t: t}
+		return fn(tx)
+	})
+	if err == nil {
+		d.uses.learn(tx.uses)
+	}
+	return err
 }
 
 // UpdateDeferred is Update for who calls Sync next and says nothing to anybody before: see kv.Deferrer.
@@ -69,8 +81,9 @@ type Reader struct {
 // Tx reads and writes rows.
 type Tx struct {
 	Reader
-	t   kv.Txn
-	row []byte // reused from row to row: Set keeps nothing
+	t    kv.Txn
+	row  []byte   // reused from row to row: Set keeps nothing
+	uses []KeyUse // index rows that it writes
 }
 
 func (r *Reader) get(key []byte) ([]byte, error) {
@@ -93,6 +106,15 @@ func (r *Reader) Super() (Super, error) {
 // PutSuper writes the volume's row.
 func (t *Tx) PutSuper(s Super) { t.t.Set(superKey(), encodeSuper(s)) }
 
+// makesSpace deletes a row that is not there: on a full disk the store takes a small transaction for that reason alone.
+func (t *Tx) makesSpace() { t.t.Delete(touchedKey(0, 0)) }
+
+// PutSuperFreeing is PutSuper, also on a full disk: without it the volume does not open, and nobody can remove anything.
+func (t *Tx) PutSuperFreeing(s Super) {
+	t.PutSuper(s)
+	t.makesSpace()
+}
+
 // Inode reads an inode row.
 func (r *Reader) Inode(ino Ino) (*Inode, error) {
 	v, err := r.get(inodeKey(ino))
@@ -114,13 +136,14 @@ func (r *Reader) Inodes(first, end Ino, fn func(*Inode)) error {
 	})
 }
 
-// PutInode writes an inode row.
+// PutInode writes an inode row, and that of the index of files by key which it needs.
 func (t *Tx) PutInode(n *Inode) {
 	if t.row == nil {
 		t.row = make([]byte, 0, 768)
 	}
 	t.row = appendInode(t.row[:0], n)
 	t.t.Set(inodeKey(n.Ino), t.row)
+	t.needUse(n)
 }
 
 // Dentry finds an entry by name.
@@ -462,7 +485,6 @@ func (t *Tx) RemoveXattr(n *Inode, name string) (existed bool, err error) {
 // epoch is the current epoch: the extents may be freed when it is closed.
 func (t *Tx) Bury(n *Inode, epoch uint64, inUse bool) {
 	t.t.Delete(inodeKey(n.Ino))
-	t.DropKeyUse(n)
 	if n.Type == Regular && (n.Rows.Count != 0 || inUse) || n.Xattrs.Count != 0 {
 		e := newEnc(16)
 		e.u(epoch)
@@ -471,10 +493,7 @@ func (t *Tx) Bury(n *Inode, epoch uint64, inUse bool) {
 }
 
 // Unbury takes the tombstone away again, for an inode that was made without a name and gets one. Its row is written by the caller.
-func (t *Tx) Unbury(n *Inode) {
-	t.t.Delete(tombKey(n.Ino))
-	t.AddKeyUse(n)
-}
+func (t *Tx) Unbury(n *Inode) { t.t.Delete(tombKey(n.Ino)) }
 
 // Touch records that an inode got extents in an epoch, or was made shorter, and the least size that it had in the epoch until then.
 func (t *Tx) Touch(epoch uint64, ino Ino, size uint64) error {
@@ -527,28 +546,6 @@ func (r *Reader) Replacements(first, end uint64, fn func(epoch, seq uint64, x Re
 			return false, err
 		}
 		return fn(u64(k[1:9]), u64(k[17:25]), x)
-	})
-}
-
-// AddKeyUse indexes the file under the KMS key of its sealing.
-func (t *Tx) AddKeyUse(n *Inode) {
-	if n.Sealing.Method == SSEKMS {
-		t.t.Set(keyUseKey(t.db.arnHash(n.Sealing.KeyARN), n.Ino), []byte{rowVersion})
-	}
-}
-
-// DropKeyUse removes the file from the index of its KMS key.
-func (t *Tx) DropKeyUse(n *Inode) {
-	if n.Sealing.Method == SSEKMS {
-		t.t.Delete(keyUseKey(t.db.arnHash(n.Sealing.KeyARN), n.Ino))
-	}
-}
-
-// KeyUses calls fn for the files under a KMS key, in inode order, from the inode first on.
-func (r *Reader) KeyUses(arn string, first Ino, fn func(Ino) bool) error {
-	h := r.db.arnHash(arn)
-	return r.r.Scan(keyUseKey(h, first), kv.PrefixEnd(keyUseKey(h, 0)[:17]), func(k, _ []byte) (bool, error) {
-		return fn(Ino(u64(k[17:25]))), nil
 	})
 }
 

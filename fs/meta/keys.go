@@ -15,7 +15,9 @@ import "encoding/binary"
 //	'f' epoch:8 ino:8 seq:8                     Replaced
 //	'u' epoch:8 ino:8                           the inode got extents in this epoch; value: its size before
 //	'q' bucket:8                                Usage of a bucket with a quota
-//	'k' hash:16 ino:8                           the file's data key is wrapped by the KMS key whose ARN has this hash
+//	'K' hash:16 block:8                         some inodes of the block (numbers shifted right by 8) may be files under the KMS key whose ARN has
+//	                                            this hash (uses.go)
+//	'k' hash:16 ino:8                           the same in volumes of version 1, a row for each file; left to be deleted
 const (
 	kindSuper    = 's'
 	kindInode    = 'i'
@@ -26,7 +28,8 @@ const (
 	kindTomb     = 't'
 	kindReplaced = 'f'
 	kindTouched  = 'u'
-	kindKeyUse   = 'k'
+	kindKeyUse   = 'K'
+	kindFileUse  = 'k'
 	kindUsage    = 'q'
 )
 
@@ -72,10 +75,10 @@ func dentryKey(parent Ino, hash uint64, tie byte) []byte {
 
 func xattrKey(i Ino, hash [32]byte) []byte { return append(key1(kindXattr, uint64(i)), hash[:16]...) }
 
-func keyUseKey(hash [32]byte, i Ino) []byte {
+func keyUseKey(key KeyHash, block uint64) []byte {
 	k := append(make([]byte, 0, 25), kindKeyUse)
-	k = append(k, hash[:16]...)
-	return binary.BigEndian.AppendUint64(k, uint64(i))
+	k = append(k, key[:]...)
+	return binary.BigEndian.AppendUint64(k, block)
 }
 
 func u64(b []byte) uint64 { return binary.BigEndian.Uint64(b) }

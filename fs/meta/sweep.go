@@ -81,7 +81,7 @@ func (t *Tx) CloseEpoch(epoch uint64) error {
 	}
 	s.Epoch = epoch
 	t.PutSuper(s)
-	t.t.Delete(touchedKey(epoch, 0))
+	t.makesSpace()
 	return t.deleteSome(key1(kindTouched, 0), touchedKey(epoch, math.MaxUint64), maxMarks)
 }
 

@@ -391,7 +391,7 @@ func (r *rekeying) prove() error {
 	vol := r.c.d.cfg.Volume
 	left := &KeyUse{}
 	var defaults []fs.Encryption
-	err := vol.EachEncryption(func(e fs.Encryption) bool {
+	err := vol.EachEncryption(r.from, func(e fs.Encryption) bool {
 		switch {
 		case e.KeyARN == r.from:
 			left.Files++

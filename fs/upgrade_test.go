@@ -1,0 +1,126 @@
+package fs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/kmsfs/kmsfs/fs/extent/memextent"
+	"github.com/kmsfs/kmsfs/fs/kv"
+	"github.com/kmsfs/kmsfs/fs/kv/kvtest"
+	"github.com/kmsfs/kmsfs/fs/kv/memkv"
+	"github.com/kmsfs/kmsfs/fs/meta"
+)
+
+// toVersion1 makes of the rows of a closed volume what a program of version 1 would have left: an index row for each file.
+func (r *rig) toVersion1() {
+	r.t.Helper()
+	db := meta.NewDB(r.kv, r.key)
+	r.ok(r.kv.Update(func(tx kv.Txn) error {
+		return tx.Scan([]byte{'K'}, []byte{'L'}, func(k, _ []byte) (bool, error) { tx.Delete(k); return true, nil })
+	}))
+	var old [][]byte
+	r.ok(db.View(func(rd *meta.Reader) error {
+		return rd.EachInode(func(ino Ino, n *meta.Inode, err error) error {
+			if u, ok := db.KeyUseOf(n); err == nil && ok {
+				old = append(old, binary.BigEndian.AppendUint64(append([]byte{'k'}, u.Key[:]...), uint64(ino)))
+			}
+			return err
+		})
+	}))
+	r.ok(r.kv.Update(func(tx kv.Txn) error {
+		for _, k := range old {
+			tx.Set(k, []byte{1})
+		}
+		return nil
+	}))
+	r.setVersion(1)
+}
+
+func (r *rig) setVersion(version uint32) {
+	r.t.Helper()
+	r.ok(meta.NewDB(r.kv, r.key).Update(func(t *meta.Tx) error {
+		s, err := t.Super()
+		s.Version = version
+		t.PutSuper(s)
+		return err
+	}))
+}
+
+// TestUpgradeFromVersion1 interrupts the upgrade at each of its transactions, as failed and as failed and applied all the same; then it goes
+// through and the files are found.
+func TestUpgradeFromVersion1(t *testing.T) {
+	store := kvtest.NewFaulty(memkv.New(), nil)
+	r := newRigWith(t, store, memextent.New())
+	b := r.bucket("bucket")
+	var under []Ino
+	for i := range 80 { // two bites
+		f := r.createUnder(b, fmt.Sprint(i), "arn:old")
+		f.write(0, []byte("x"))
+		f.close()
+		under = append(under, f.ino)
+		for range 300 { // blocks of their own
+			_, err := r.v.NewIno()
+			r.ok(err)
+		}
+	}
+	r.ok(r.v.Close())
+	r.toVersion1()
+	old := func() (n int) {
+		r.ok(r.kv.View(func(rd kv.Reader) error {
+			return rd.Scan([]byte{'k'}, []byte{'l'}, func(_, _ []byte) (bool, error) { n++; return true, nil })
+		}))
+		return n
+	}
+	cfg := Config{KV: r.kv, Extents: r.extents, Key: r.key, Anchor: r.anchor, EpochEvery: -1, MergeEvery: -1, FlushAfter: -1}
+	version := func() uint32 {
+		var super meta.Super
+		r.ok(meta.NewDB(r.kv, r.key).View(func(rd *meta.Reader) (err error) { super, err = rd.Super(); return err }))
+		return super.Version
+	}
+	for at := range 3 {
+		for _, fault := range []kvtest.Fault{kvtest.NotApplied, kvtest.Applied} {
+			store.Decide(func(op kvtest.Op, n int) (kvtest.Fault, error) {
+				if op == kvtest.Update && n == at {
+					return fault, nil
+				}
+				return kvtest.None, nil
+			})
+			if _, err := Open(cfg); !errors.Is(err, kvtest.ErrInjected) {
+				t.Fatalf("failing at %d: %v", at, err)
+			}
+			want := uint32(1)
+			if at == 2 && fault == kvtest.Applied {
+				want = superVersion
+			}
+			if got := version(); got != want || old() != len(under) {
+				t.Fatalf("an upgrade interrupted at %d left version %d and %d older rows", at, got, old())
+			}
+		}
+	}
+	store.Decide(nil)
+	r.open()
+	if got := r.underKey("arn:old"); !slices.Equal(got, under) {
+		t.Fatalf("after the upgrade the key has files %v, want %v", got, under)
+	}
+	f := r.openFile(under[3])
+	got := make([]byte, 1)
+	_, err := f.f.ReadAt(got, 0)
+	r.ok(err)
+	f.close()
+	if string(got) != "x" {
+		t.Fatalf("%q", got)
+	}
+	r.reopen()
+	if got := r.underKey("arn:old"); !slices.Equal(got, under) {
+		t.Fatalf("opened again: %v", got)
+	}
+	r.ok(r.v.Close())
+	r.setVersion(3)
+	_, err = Open(cfg)
+	r.want(ErrVersion, err)
+	r.setVersion(superVersion)
+	r.open()
+}
