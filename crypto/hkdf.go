@@ -4,7 +4,7 @@ import (
 	"crypto/fips140"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"crypto/subtle"
+	"encoding/binary"
 	"strings"
 )
 
@@ -67,9 +67,9 @@ func hmac(out *[sha256.Size]byte, key, message []byte, info []string, counter by
 }
 
 func mask(pad *[sha256.BlockSize]byte, with byte) {
-	var m [sha256.BlockSize]byte
-	for i := range m {
-		m[i] = with
+	m := uint64(with) * 0x0101010101010101
+	for i := 0; i < len(pad); i += 8 {
+		word := pad[i : i+8 : i+8]
+		binary.NativeEndian.PutUint64(word, binary.NativeEndian.Uint64(word)^m)
 	}
-	subtle.XORBytes(pad[:], pad[:], m[:])
 }

@@ -102,41 +102,30 @@ func (r *rekeying) wholeKey() error {
 	if r.from == "" || r.from == sseS3 {
 		return fmt.Errorf("%w: paths are needed unless --from names a key", errArguments)
 	}
-	for round := range rekeyRounds {
-		inodes, err := r.under()
-		if err != nil {
-			return err
-		}
-		if r.a.Rewrite && round == 0 && r.from != r.to {
-			if inodes, err = r.unfinished(inodes); err != nil {
-				return err
-			}
-		}
-		if len(inodes) == 0 {
-			break
-		}
+	inodes, err := r.under()
+	if err == nil && r.a.Rewrite && r.from != r.to {
+		inodes, err = r.unfinished(inodes)
+	}
+	for round := 1; err == nil; round++ {
 		r.total += len(inodes)
-		if err := r.work(func(_ context.Context, give func(...mount.Ino) error) error { return give(inodes...) }); err != nil {
+		err = r.work(func(_ context.Context, give func(...mount.Ino) error) error { return give(inodes...) })
+		if err != nil || r.a.DryRun || r.from == r.to {
 			return err
 		}
-		if r.a.DryRun || r.from == r.to {
-			break
+		if inodes, err = r.prove(); len(inodes) == 0 || round == rekeyRounds {
+			return err
 		}
 	}
-	if r.a.DryRun || r.from == r.to {
-		return nil
-	}
-	return r.prove()
+	return err
 }
 
-// under lists what is under the old key and was not refused already.
+// under lists what is under the old key.
 func (r *rekeying) under() ([]mount.Ino, error) {
 	inodes, err := r.c.d.filesUnder(r.from)
 	if err != nil {
 		return nil, err
 	}
-	inodes = append(inodes, r.c.d.cfg.Volume.Nameless(r.from)...)
-	return slices.DeleteFunc(inodes, func(ino mount.Ino) bool { return r.failed[ino] }), nil
+	return append(inodes, r.c.d.cfg.Volume.Nameless(r.from)...), nil
 }
 
 // unfinished adds the files under the new key that an interrupted rewrite has
@@ -386,15 +375,22 @@ func (r *rekeying) tree(ctx context.Context, path string, ino mount.Ino, t mount
 
 // prove looks at every inode of the store, not at the index that led here,
 // and at the files without a name: what is still under the old key, and which
-// defaults still give it to new files?
-func (r *rekeying) prove() error {
+// defaults still give it to new files? It lists those that came under the old
+// key meanwhile, or were not refused.
+func (r *rekeying) prove() (more []mount.Ino, err error) {
 	vol := r.c.d.cfg.Volume
 	left := &KeyUse{}
+	note := func(ino mount.Ino) {
+		if !r.failed[ino] {
+			more = append(more, ino)
+		}
+	}
 	var defaults []fs.Encryption
-	err := vol.EachEncryption(r.from, func(e fs.Encryption) bool {
+	err = vol.EachEncryption(r.from, func(e fs.Encryption) bool {
 		switch {
 		case e.KeyARN == r.from:
 			left.Files++
+			note(e.Ino)
 		case e.Bucket != nil || e.Default != "":
 			if d, err := r.s.DefaultKey(e.Bucket, e.Default); err == nil && d == r.from {
 				defaults = append(defaults, e)
@@ -406,10 +402,14 @@ func (r *rekeying) prove() error {
 		err = r.c.ctx.Err()
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	left.Nameless = len(vol.Nameless(r.from))
-	r.sum.Left = left
+	nameless := vol.Nameless(r.from)
+	left.Nameless = len(nameless)
+	for _, ino := range nameless {
+		note(ino)
+	}
+	r.sum.Left, r.sum.Defaults = left, nil
 	for _, e := range defaults {
 		path, err := r.c.pathOf(r.s, e.Ino)
 		if err != nil {
@@ -421,5 +421,5 @@ func (r *rekeying) prove() error {
 		}
 		r.sum.Defaults = append(r.sum.Defaults, KeyDefault{Path: strings.TrimSuffix(path, "/"), Value: value})
 	}
-	return nil
+	return more, nil
 }
