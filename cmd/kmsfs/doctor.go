@@ -118,6 +118,11 @@ func examineStore(c *cli.Context, dir string) []finding {
 			add("mode of "+name, false, "%#o lets other users in: chmod go= %s", mode, filepath.Join(dir, name))
 		}
 	}
+	if who, err := couldReplace(dir, uint32(os.Geteuid())); err != nil {
+		add("directories above", false, "%v", err)
+	} else if who != "" {
+		add("directories above", false, "%s: who may write there can put another store in this one's place", who)
+	}
 	kinds := []string{}
 	for _, s := range info.Slots {
 		kinds = append(kinds, string(s.Kind))
@@ -143,4 +148,36 @@ func examineStore(c *cli.Context, dir string) []finding {
 		add("mounts", true, "%d", len(left))
 	}
 	return out
+}
+
+// couldReplace looks for a directory above a store, on the way to it as it is written and as it is without links, in which somebody other than
+// root and the owner may give names: "" if there is none.
+func couldReplace(dir string, owner uint32) (what string, err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, at := range []string{dir, real} {
+		for at != "/" {
+			at = filepath.Dir(at)
+			st, err := os.Stat(at)
+			if err != nil {
+				return "", err
+			}
+			uid, err := ownerOf(st)
+			if err != nil {
+				return "", err
+			}
+			switch {
+			case uid != 0 && uid != owner:
+				return fmt.Sprintf("%s belongs to uid %d", at, uid), nil
+			case st.Mode()&(0o002|os.ModeSticky) == 0o002:
+				return at + " may be written by everybody", nil
+			}
+		}
+	}
+	return "", nil
 }
