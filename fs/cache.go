@@ -31,6 +31,7 @@ type inode struct {
 	bearing bool        // it gets them now; guarded by mu
 
 	absent atomic.Pointer[absence] // of a directory: what was looked for last and is not there
+	names  atomic.Pointer[names]   // of a directory: all its entries; nil: they are in the rows only
 
 	extentEpoch uint64 // the newest epoch of an extent in a segment; unknownEpoch if it was not looked up
 
@@ -129,6 +130,7 @@ func (c *inodeCache) evict(n int) {
 // DropCaches forgets the names and attributes of inodes that nobody uses. Dirty data is flushed first; what cannot be stays.
 func (v *Volume) DropCaches() {
 	_ = v.flusher.flushAll() // who syncs or closes is told
+	v.names.drop()
 	v.cache.mu.Lock()
 	defer v.cache.mu.Unlock()
 	v.cache.evict(0)
@@ -255,6 +257,7 @@ func (v *Volume) commit(what string, inodes []*inode, fn func(t *meta.Tx, rows [
 func (v *Volume) commitBy(update func(func(*meta.Tx) error) error, what string, inodes []*inode, fn func(t *meta.Tx, rows []*meta.Inode) error) error {
 	var rows []*meta.Inode
 	var refused error
+	var changes []meta.NameChange
 	for _, n := range inodes {
 		if n.unborn.Load() && !n.bearing {
 			return fmt.Errorf("%s: inode %d has no rows yet", what, n.ino)
@@ -275,11 +278,17 @@ func (v *Volume) commitBy(update func(func(*meta.Tx) error) error, what string, 
 				t.PutInode(row)
 			}
 		}
+		changes = t.NameChanges()
 		return nil
 	})
 	if err == nil {
 		for i, n := range inodes {
 			n.row = rows[i]
+			for _, c := range changes {
+				if c.Dir == n.ino {
+					v.names.apply(n, c)
+				}
+			}
 		}
 		v.changed.Store(true)
 		return nil
@@ -287,6 +296,7 @@ func (v *Volume) commitBy(update func(func(*meta.Tx) error) error, what string, 
 	applied := !errors.Is(err, kv.ErrNoSpace) // or may be
 	if applied && (refused == nil || !errors.Is(err, refused)) {
 		for _, n := range inodes {
+			v.names.forget(n)
 			if n.data == nil && !n.bearing {
 				n.gone = true
 				v.cache.drop(n)

@@ -152,6 +152,7 @@ func (v *Volume) unlinked(n *inode) {
 	if d := n.data; d != nil && d.opens == 0 { // its close could not commit what was written, which nobody wants any more
 		v.endData(n, d)
 	}
+	v.names.forget(n)
 	if !v.busy(n) {
 		n.gone = true
 		v.cache.drop(n)

@@ -24,27 +24,6 @@ func checkName(name string) error {
 	return nil
 }
 
-// entry finds a name in a directory.
-func (v *Volume) entry(parent Ino, name string) (meta.Dentry, error) {
-	d, _, err := v.find(parent, name)
-	return d, err
-}
-
-// find is entry, and says where an absent entry would go.
-func (v *Volume) find(parent Ino, name string) (d meta.Dentry, free byte, err error) {
-	if n := v.unborn.find(parent, name); n != nil {
-		return meta.Dentry{Name: name, Ino: n.ino, Type: Regular}, 0, nil
-	}
-	err = v.db.View(func(r *meta.Reader) (err error) {
-		d, free, err = r.Find(parent, name)
-		return err
-	})
-	if errors.Is(err, meta.ErrNotFound) {
-		return d, free, ErrNotFound
-	}
-	return d, 0, v.fault("look up", err)
-}
-
 // Lookup finds a name in a directory. "." and ".." are not names here.
 func (v *Volume) Lookup(parent Ino, name string) (Attr, error) {
 	if len(name) > MaxName {
@@ -149,9 +128,12 @@ func (v *Volume) makeInode(parent Ino, name string, spec New) (Attr, error) {
 		v.conceive(dir, row, tie)
 		return attrOf(row), nil
 	}
+	_, known, lacking := v.look(dir, name)
 	err = v.commit("make", []*inode{dir}, func(t *meta.Tx, rows []*meta.Inode) error {
-		d := rows[0]
-		if err := t.AddDentry(d, meta.Dentry{Name: name, Ino: ino, Type: spec.Type}); err != nil {
+		d, e := rows[0], meta.Dentry{Name: name, Ino: ino, Type: spec.Type}
+		if known && lacking != nil {
+			t.AddDentryAt(d, e, 0)
+		} else if err := t.AddDentry(d, e); err != nil {
 			return err
 		}
 		d.Mtime, d.Ctime = row.Btime, row.Btime
@@ -169,6 +151,9 @@ func (v *Volume) makeInode(parent Ino, name string, spec New) (Attr, error) {
 		return Attr{}, err
 	}
 	n := v.cache.insert(row)
+	if spec.Type == Directory {
+		v.names.keep(n, map[uint64]meta.Dentry{})
+	}
 	v.put(n)
 	return attrOf(row), nil
 }
@@ -232,7 +217,14 @@ func (v *Volume) remove(parent Ino, name string, wantDir bool) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	n, err := v.child(parent, name)
+	e, alone, err := v.look(dir, name)
+	if !alone {
+		e, err = v.entry(parent, name)
+	}
+	var n *inode
+	if err == nil {
+		n, err = v.behind(e)
+	}
 	if err != nil {
 		v.unlock(dir)
 		return Attr{}, err
@@ -243,7 +235,9 @@ func (v *Volume) remove(parent Ino, name string, wantDir bool) (Attr, error) {
 	}
 	err = v.commit("remove", []*inode{dir, n}, func(t *meta.Tx, rows []*meta.Inode) error {
 		d, x := rows[0], rows[1]
-		if err := t.RemoveDentry(d, name); err != nil {
+		if alone {
+			t.RemoveDentryAlone(d, e)
+		} else if err := t.RemoveDentry(d, name); err != nil {
 			return err
 		}
 		now := v.now()
@@ -270,6 +264,11 @@ func (v *Volume) child(parent Ino, name string) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
+	return v.behind(d)
+}
+
+// behind pins and locks the inode of an entry; ns and the directory's mu are held.
+func (v *Volume) behind(d meta.Dentry) (*inode, error) {
 	n, err := v.get(d.Ino)
 	if errors.Is(err, ErrNotFound) {
 		return nil, fmt.Errorf("%w: an entry names an inode that is not there", ErrCorrupt)
@@ -337,11 +336,20 @@ func (v *Volume) ReadDir(dir Ino, after uint64, fn func(Dirent) bool) error {
 				return err
 			}
 		}
+		row := n.committed() // before the look
+		var all listing
+		learn := after == 0 && n.names.Load() == nil
 		err := v.db.View(func(r *meta.Reader) error {
 			return r.Entries(dir, after, func(d meta.Dentry, cookie uint64) bool {
+				if learn {
+					all.add(d, cookie)
+				}
 				return fn(Dirent{Name: d.Name, Ino: d.Ino, Type: d.Type, Cookie: cookie})
 			})
 		})
+		if err == nil && learn {
+			v.listed(n, row, &all)
+		}
 		return v.fault("list directory", err)
 	})
 }

@@ -49,7 +49,7 @@ func (v *Volume) lookup(parent Ino, name string) (meta.Dentry, error) {
 	}
 	defer v.cache.unpin(n)
 	row := n.committed() // before the look
-	d, free, err := v.find(parent, name)
+	d, free, err := v.findIn(n, parent, name)
 	if errors.Is(err, ErrNotFound) {
 		n.absent.Store(&absence{name: name, tie: free, row: row})
 	}
@@ -60,6 +60,14 @@ func (v *Volume) lookup(parent Ino, name string) (meta.Dentry, error) {
 func (v *Volume) free(dir *inode, name string) (tie byte, err error) {
 	if a := dir.absent.Load(); a != nil && a.row == dir.row && a.name == name {
 		return a.tie, nil
+	}
+	if _, known, err := v.look(dir, name); known {
+		if err == nil {
+			err = ErrExists
+		} else {
+			err = nil
+		}
+		return 0, err
 	}
 	err = v.db.View(func(r *meta.Reader) (err error) {
 		tie, err = r.Free(dir.ino, name)
@@ -176,13 +184,17 @@ func (v *Volume) commitRow(update func(func(*meta.Tx) error) error, what string,
 		return v.commitBy(update, what, []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error { return fn(t, rows[0]) })
 	}
 	b := v.unborn.of(n.row.Links[0])
-	alone := b.shown == dir.row
+	alone, tie := b.shown == dir.row, b.tie
+	if !alone {
+		_, known, err := v.look(dir, n.row.Links[0].Name)
+		alone, tie = known && err != nil, 0
+	}
 	n.bearing = true
 	err := v.commitBy(update, what, []*inode{n, dir}, func(t *meta.Tx, rows []*meta.Inode) error {
 		row, d := rows[0], rows[1]
 		e := meta.Dentry{Name: row.Links[0].Name, Ino: row.Ino, Type: row.Type}
 		if alone {
-			t.AddDentryAt(d, e, b.tie)
+			t.AddDentryAt(d, e, tie)
 		} else if err := t.AddDentry(d, e); err != nil {
 			return err
 		}

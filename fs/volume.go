@@ -46,6 +46,7 @@ type Volume struct {
 	lookups lookupTable
 	zombies zombieTable
 	unborn  unborn
+	names   nameTable
 
 	ids  idSource
 	seq  atomic.Uint64 // of Replaced rows within this run

@@ -132,3 +132,22 @@ func BenchmarkCachedDecision(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkUnlink4K is what the removal of a small file costs from the session down, on the stores that a daemon uses. The processor time
+// is that of the whole process. Use -benchtime 20000x.
+func BenchmarkUnlink4K(b *testing.B) {
+	w, create := createBench(b, "AES256")
+	u := w.as("admin")
+	bucket, err := u.s.Lookup(u.c, RootIno, "bench")
+	w.ok(err)
+	for range b.N {
+		create()
+	}
+	cpu := cpuTime(b)
+	b.ResetTimer()
+	for i := range b.N {
+		w.ok(u.s.Unlink(u.c, bucket.Ino, strconv.Itoa(i)))
+	}
+	b.StopTimer()
+	b.ReportMetric(float64((cpuTime(b)-cpu).Nanoseconds())/float64(b.N), "cpu-ns/op")
+}

@@ -232,6 +232,9 @@ func (k keeper) Fsck(ctx context.Context, a host.FsckArgs, progress func(any) er
 			}
 		},
 	})
+	if a.Repair {
+		k.s.volume.DropCaches() // of rows as they were before
+	}
 	if err != nil {
 		return nil, errors.Join(err, context.Cause(ctx))
 	}

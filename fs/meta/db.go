@@ -50,11 +50,18 @@ func (d *DB) View(fn func(*Reader) error) error {
 }
 
 // Update calls fn, perhaps more than once, and commits what it wrote.
-func (d *DB) Update(fn func(*Tx) error) error {
+func (d *DB) Update(fn func(*Tx) error) error { return d.update(d.store.Update, fn) }
+
+// UpdateDeferred is Update for who calls Sync next and says nothing to anybody before: see kv.Deferrer.
+func (d *DB) UpdateDeferred(fn func(*Tx) error) error {
+	return d.update(func(fn func(kv.Txn) error) error { return kv.UpdateDeferred(d.store, fn) }, fn)
+}
+
+func (d *DB) update(commit func(func(kv.Txn) error) error, fn func(*Tx) error) error {
 	d.uses.gate.RLock()
 	defer d.uses.gate.RUnlock()
 	var tx *Tx
-	err := d.store.Update(func(t kv.Txn) error {
+	err := commit(func(t kv.Txn) error {
 		tx = &Tx{Reader: Reader{db: d, r: t}, t: t}
 		return fn(tx)
 	})
@@ -62,11 +69,6 @@ func (d *DB) Update(fn func(*Tx) error) error {
 		d.uses.learn(tx.uses)
 	}
 	return err
-}
-
-// UpdateDeferred is Update for who calls Sync next and says nothing to anybody before: see kv.Deferrer.
-func (d *DB) UpdateDeferred(fn func(*Tx) error) error {
-	return kv.UpdateDeferred(d.store, func(t kv.Txn) error { return fn(&Tx{Reader: Reader{db: d, r: t}, t: t}) })
 }
 
 // Sync makes everything committed before durable.
@@ -81,9 +83,10 @@ type Reader struct {
 // Tx reads and writes rows.
 type Tx struct {
 	Reader
-	t    kv.Txn
-	row  []byte   // reused from row to row: Set keeps nothing
-	uses []KeyUse // index rows that it writes
+	t     kv.Txn
+	row   []byte       // reused from row to row: Set keeps nothing
+	uses  []KeyUse     // index rows that it writes
+	names []NameChange // entries that it makes and removes
 }
 
 func (r *Reader) get(key []byte) ([]byte, error) {
@@ -211,11 +214,13 @@ func (t *Tx) setDentry(dir *Inode, key []byte, d Dentry) {
 	v := encodeDentry(d)
 	t.t.Set(key, v)
 	dir.Rows.add(t.db.sets.sum(key, v))
+	t.nameChanged(dir.Ino, key, d, false)
 }
 
 func (t *Tx) dropDentry(dir *Inode, key []byte, d Dentry) {
 	t.t.Delete(key)
 	dir.Rows.remove(t.db.sets.sum(key, encodeDentry(d)))
+	t.nameChanged(dir.Ino, key, d, true)
 }
 
 // RemoveDentry removes an entry; the last one with the same hash takes its place, so that tie-breaks have no gaps.
