@@ -33,6 +33,8 @@ type inode struct {
 	absent atomic.Pointer[absence] // of a directory: what was looked for last and is not there
 	names  atomic.Pointer[names]   // of a directory: all its entries; nil: they are in the rows only
 
+	lone *lone // of a file: its only piece, when it was closed last
+
 	extentEpoch uint64 // the newest epoch of an extent in a segment; unknownEpoch if it was not looked up
 
 	// Guarded by inodeCache.mu.

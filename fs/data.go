@@ -165,15 +165,9 @@ func (v *Volume) loadExtents(n *inode, d *fileData) error {
 	if d.loaded {
 		return nil
 	}
-	var pieces []meta.Piece
-	if n.row.Rows.Count != 0 {
-		err := v.db.View(func(r *meta.Reader) (err error) {
-			pieces, err = r.Pieces(n.row)
-			return err
-		})
-		if err != nil {
-			return v.fault("load extent map", err)
-		}
+	pieces, err := v.pieces(n)
+	if err != nil {
+		return err
 	}
 	d.extents = newExtentMap(pieces)
 	for _, p := range pieces {

@@ -350,6 +350,7 @@ func (v *Volume) endData(n *inode, d *fileData) {
 	busy := d.isDirty() || len(d.flushing.runs) > 0
 	if !busy {
 		d.discharge(n.row)
+		n.keepLone(d)
 	}
 	d.mu.Unlock()
 	if busy {
