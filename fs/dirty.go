@@ -32,23 +32,52 @@ type runSet struct {
 	bytes int64
 }
 
-var runBuffers = sync.Pool{New: func() any { b := make([]byte, 0, maxRun); return &b }}
+// Runs are written in few sizes: what fits a page, what a program writes at once, what a large write brings. Their buffers are used
+// again, by the room they have.
+var (
+	roomClasses = [...]int{4 << 10, 8 << 10, 12 << 10, 16 << 10, 24 << 10, 32 << 10, 48 << 10, 64 << 10, 96 << 10, 128 << 10, maxRun}
+	roomPools   [len(roomClasses)]sync.Pool // of *[]byte
+)
+
+// exactMost is the most room that is made as it is needed.
+const exactMost = 2 << 10
 
 // newBuffer gives an empty buffer for a run that begins with n bytes. Large writes come in sequence as a rule, so they get room to grow.
 func newBuffer(n int) []byte {
-	if n >= maxRun/8 {
-		return (*runBuffers.Get().(*[]byte))[:0]
+	if n <= exactMost {
+		return make([]byte, 0, n)
 	}
-	return make([]byte, 0, n)
+	i, _ := slices.BinarySearch(roomClasses[:], n)
+	if b, ok := roomPools[i].Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, roomClasses[i])
+}
+
+// oldBuffer takes a buffer back to which nobody refers any more.
+func oldBuffer(b []byte) {
+	if i, ok := slices.BinarySearch(roomClasses[:], cap(b)); ok {
+		b = b[:0]
+		roomPools[i].Put(&b)
+	}
+}
+
+// grow makes room for n more bytes. A run that is written in sequence gets to its full length in few steps.
+func (r *run) grow(n int) {
+	if need := len(r.buf) + n; need > cap(r.buf) {
+		old := r.buf
+		if need <= exactMost {
+			need = max(need, 2*len(old))
+		}
+		r.buf = append(newBuffer(need), old...)
+		oldBuffer(old)
+	}
 }
 
 // recycle gives the buffers back; nobody may refer to the set any more.
 func (s *runSet) recycle() {
 	for _, r := range s.runs {
-		if cap(r.buf) == maxRun {
-			b := r.buf[:0]
-			runBuffers.Put(&b)
-		}
+		oldBuffer(r.buf)
 	}
 	*s = runSet{}
 }
