@@ -19,13 +19,6 @@ type run struct {
 
 func (r *run) end() uint64 { return r.off + uint64(len(r.buf)) }
 
-// grow makes room for n more bytes. A run that is written in sequence gets to its full length in few steps.
-func (r *run) grow(n int) {
-	if need := len(r.buf) + n; need > cap(r.buf) && need >= maxRun/8 {
-		r.buf = append(newBuffer(need), r.buf...)
-	}
-}
-
 // runSet is a sorted set of runs that do not overlap. It is not safe for concurrent use.
 type runSet struct {
 	runs  []*run
@@ -54,8 +47,9 @@ func newBuffer(n int) []byte {
 	return make([]byte, 0, roomClasses[i])
 }
 
-// oldBuffer takes a buffer back to which nobody refers any more.
+// oldBuffer takes a buffer back to which nobody refers any more. What was in it goes at once.
 func oldBuffer(b []byte) {
+	clear(b)
 	if i, ok := slices.BinarySearch(roomClasses[:], cap(b)); ok {
 		b = b[:0]
 		roomPools[i].Put(&b)
