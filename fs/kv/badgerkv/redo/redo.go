@@ -16,7 +16,7 @@
 //
 // # Errors
 //
-// After a failed write or sync nobody knows what is on the disk: a second fdatasync would succeed without having written
+// A write that finds no space leaves the log as it was. After another failed write, or a failed sync, nobody knows what is on the disk: a second fdatasync would succeed without having written
 // anything. So the log fails for good, and its owner opens it again.
 //
 // # Lock order
@@ -47,7 +47,7 @@ var (
 	ErrMissing = errors.New("redo: no log")            // OpenExisting found no segment
 	ErrFailed  = errors.New("redo: log failed")        // an earlier write or sync failed
 	ErrTooBig  = errors.New("redo: record too large")  // more than fits into a segment
-	ErrNoSpace = errors.New("redo: no space left")     // a segment was needed and could not be made; nothing was appended
+	ErrNoSpace = errors.New("redo: no space left")     // for a segment, or for the record itself; nothing was appended
 	errState   = errors.New("redo: used out of order") // Append before Replay
 )
 
@@ -249,13 +249,24 @@ func (l *Log) append(record []byte, deferred bool) (uint64, error) {
 	if deferred {
 		l.tail.buf = append(l.tail.buf, padded...)
 	} else if err := l.put(padded); err != nil {
-		return 0, l.fail(fmt.Errorf("append: %w", err))
+		return 0, l.refused("append", err)
 	}
 	l.current.last = seq
 	l.next++
 	l.appended.Store(seq)
 	return seq, nil
 }
+
+// refused is the answer to a write that failed. On filesystems that never write in place, room that was set aside may be missing all the
+// same: then what was not written whole is no record (nothing counts before its end is there), and the next write is to the same place.
+func (l *Log) refused(what string, err error) error {
+	if noSpace(err) {
+		return fmt.Errorf("%w: %s: %w", ErrNoSpace, what, err)
+	}
+	return l.fail(fmt.Errorf("%s: %w", what, err))
+}
+
+func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // Skip says that numbers up to seq are used: the next record gets a later one. Only right after Replay.
 func (l *Log) Skip(seq uint64) error {
@@ -276,7 +287,7 @@ func (l *Log) Skip(seq uint64) error {
 func (l *Log) rotate(need int64) error {
 	if l.current != nil {
 		if err := l.writeTail(); err != nil {
-			return l.fail(fmt.Errorf("append: %w", err))
+			return l.refused("append", err)
 		}
 	}
 	seg := l.oldestFree(need)
@@ -288,7 +299,7 @@ func (l *Log) rotate(need int64) error {
 	}
 	h := header{id: l.id, size: seg.size, number: l.topNumber() + 1, live: true, first: l.next, applied: l.applied}
 	if _, err := l.files.WriteAt(seg.file, h.encode(), 0); err != nil {
-		return l.fail(fmt.Errorf("begin segment %d: %w", h.number, err))
+		return l.refused(fmt.Sprintf("begin segment %d", h.number), err)
 	}
 	seg.header, seg.last, seg.dirty = h, 0, true
 	l.order()

@@ -202,7 +202,7 @@ func (l *Log) makeFile(slot int) (*segment, error) {
 	if err != nil {
 		_ = f.Close()
 		_ = os.Remove(path + ".tmp")
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		if noSpace(err) {
 			return nil, fmt.Errorf("%w: new segment: %w", ErrNoSpace, err)
 		}
 		return nil, fmt.Errorf("redo: new segment: %w", err)

@@ -95,7 +95,8 @@ func (l *Log) canDefer(n int) bool {
 	return l.current != nil && l.current.direct != nil && !l.closed && l.tail.fits(n) && l.tail.end()+int64(n) <= l.current.size
 }
 
-// put writes a record behind the end of the log; what was deferred goes first. mu is held, and no Sync is writing.
+// put writes a record behind the end of the log; what was deferred goes first. If it fails, the record is not there. mu is held, and no
+// Sync is writing.
 func (l *Log) put(record []byte) error {
 	t := &l.tail
 	t.mixed = mixedMemo
@@ -106,7 +107,11 @@ func (l *Log) put(record []byte) error {
 	}
 	if t.fits(len(record)) {
 		t.buf = append(t.buf, record...)
-		return l.writeTail()
+		err := l.writeTail()
+		if err != nil {
+			t.buf = t.buf[:len(t.buf)-len(record)]
+		}
+		return err
 	}
 	end := t.end() + int64(len(record))
 	if err := l.write(record, t.end()); err != nil {
@@ -183,9 +188,10 @@ func (l *Log) syncTail() (done bool, err error) {
 	return false, l.write(p, at)
 }
 
-// openDirect opens a segment for writes past the page cache that are durable when they return; nil if its filesystem has none.
+// openDirect opens a segment for writes past the page cache that are durable when they return; nil if its filesystem has none, or is not
+// known to write in place: there a Sync might find no space for a record that was taken.
 func (l *Log) openDirect(path string) *os.File {
-	if !l.direct.Load() {
+	if !l.direct.Load() || !inPlace(l.dir) {
 		return nil
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT|unix.O_DSYNC, 0)
@@ -199,6 +205,13 @@ func (l *Log) openDirect(path string) *os.File {
 		return nil
 	}
 	return f
+}
+
+// inPlace reports whether a filesystem is one of those that write where room was set aside.
+func inPlace(dir string) bool {
+	// ext2, 3 and 4 have one number.
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && (st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC)
 }
 
 func writeSync(f *os.File, p []byte, off int64) (int, error) {
