@@ -211,6 +211,9 @@ func (v *Volume) remove(parent Ino, name string, wantDir bool) (Attr, error) {
 	v.ns.Lock()
 	defer v.ns.Unlock()
 	if err := v.bearFor(parent, name); err != nil {
+		if errors.Is(err, ErrNoSpace) && !wantDir {
+			return v.forsake(parent, name, err)
+		}
 		return Attr{}, err
 	}
 	dir, err := v.dir(parent)

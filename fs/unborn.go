@@ -260,6 +260,38 @@ func (v *Volume) bearFor(parent Ino, name string) error {
 	return v.bearLocked(v.unborn.find(parent, name))
 }
 
+// forsake removes an unborn file that cannot be born, for which a full disk is the reason: its writer was told so and has closed it. One
+// that is open cannot go, because what has no name needs a tombstone. ns is held.
+func (v *Volume) forsake(parent Ino, name string, why error) (Attr, error) {
+	n := v.unborn.find(parent, name)
+	if n == nil {
+		return Attr{}, why
+	}
+	_, unlock, err := v.lockUnborn(n)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer unlock()
+	if n.data != nil && n.data.opens > 0 {
+		return Attr{}, why
+	}
+	l := n.row.Links[0]
+	row := n.row.Clone()
+	row.Nlink, row.Links, row.Ctime = 0, nil, v.now()
+	n.row = row
+	if n.data != nil {
+		v.endData(n, n.data)
+	}
+	b := v.unborn.of(l)
+	v.unborn.remove(l)
+	n.unborn.Store(false)
+	n.gone = true
+	v.cache.drop(n)
+	v.put(b.n)
+	v.put(b.dir)
+	return attrOf(row), nil
+}
+
 // bearAll bears every file that was made before the call.
 func (v *Volume) bearAll() error { return v.bearOthers(nil) }
 

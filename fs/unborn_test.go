@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/extent/memextent"
 	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/kvtest"
@@ -212,4 +213,51 @@ func TestUnbornNoSpace(t *testing.T) {
 		t.Errorf("content %q", got)
 	}
 	r.ok(g.Close())
+}
+
+// TestUnbornIsRemovedFromAFullDisk: a file that found no space when it was closed can be removed while there is none, and is not there
+// later. While it is open it stays.
+func TestUnbornIsRemovedFromAFullDisk(t *testing.T) {
+	rows := &fullRows{Store: memkv.New()}
+	r := newRigWith(t, rows, memextent.New())
+	b := r.bucket("bucket")
+	d := r.mkdir(b, "d")
+	r.ok(r.v.CloseEpoch())
+	a, err := r.v.Make(d, "f", New{Type: Regular, Sealing: testSealing(""), Later: true})
+	r.ok(err)
+	dk := crypto.NewDataKey()
+	r.keys[a.Ino] = Keys{1: dk}
+	f, err := r.v.OpenFile(a.Ino, Keys{1: dk}, nil)
+	r.ok(err)
+	_, err = f.WriteAt(make([]byte, 100_000), 0)
+	r.ok(err)
+	rows.full.Store(true)
+	r.want(ErrNoSpace, f.Flush())
+	r.want(ErrNoSpace, second(r.v.Unlink(d, "f")))
+	if _, err := r.v.Lookup(d, "f"); err != nil {
+		t.Fatal("an open file is gone: ", err)
+	}
+	r.want(ErrNoSpace, f.Close())
+	gone, err := r.v.Unlink(d, "f")
+	r.ok(err)
+	if gone.Nlink != 0 || gone.Ino != a.Ino {
+		t.Errorf("%+v", gone)
+	}
+	if _, err := r.v.Lookup(d, "f"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a removed file: %v", err)
+	}
+	if dirty := r.v.size.n.Load(); dirty != 0 {
+		t.Errorf("%d bytes of it stay in memory", dirty)
+	}
+	_ = r.v.flusher.flushAll() // lets go of it
+	rows.full.Store(false)
+	r.v.Forget(a.Ino, 0)
+	r.ok(r.v.Sync())
+	r.reopen()
+	if row, entry := r.rowsOf(d, "f", a.Ino); row || entry {
+		t.Errorf("it has rows: inode %t, entry %t", row, entry)
+	}
+	if names := r.list(d); len(names) != 0 {
+		t.Errorf("the directory has %v", names)
+	}
 }
