@@ -23,9 +23,10 @@ type Compactor struct {
 	clock func() time.Time
 	log   *slog.Logger
 
-	mu    sync.Mutex // guards what follows
-	ended time.Time
-	took  time.Duration // a second at least
+	mu     sync.Mutex // guards what follows
+	ended  time.Time
+	took   time.Duration
+	failed bool // the last time
 }
 
 // NewCompactor makes one; clock tells the time.
@@ -45,13 +46,16 @@ func (c *Compactor) Reclaim(ctx context.Context) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = c.clock()
-	took := c.ended.Sub(began)
-	c.took = max(took, time.Second)
+	c.took = c.ended.Sub(began)
 	if err != nil {
-		c.log.Warn("the disk is full, and the room of deleted rows cannot be given back", "rows", deleted, "err", err)
+		if !c.failed { // it is tried often
+			c.log.Warn("the disk is full, and the room of deleted rows cannot be given back", "rows", deleted, "err", err)
+		}
+		c.failed = true
 		return false
 	}
-	c.log.Info("the disk is full: tables were merged to give back the room of deleted rows", "rows", deleted, "took", took)
+	c.failed = false
+	c.log.Info("the disk is full: tables were merged to give back the room of deleted rows", "rows", deleted, "took", c.took)
 	return true
 }
 

@@ -136,7 +136,8 @@ func (s *Store) applier() {
 
 // Compact gives back the space of rows that were deleted or replaced: all commits are moved into Badger, which writes what it has in its
 // table in memory, and its tables are merged into one level, where it drops what no snapshot needs. Commits go on meanwhile, and wait if
-// many come. It returns kv.ErrNoSpace, and does nothing, where merging might need the last quarter of the reserve. When ctx ends it returns; tables that are
+// many come. It returns kv.ErrNoSpace, and does nothing, where merging might need the last quarter of the reserve: it takes, for
+// a while, as much as all rows. When ctx ends it returns; tables that are
 // being merged are merged to the end, and Close waits for that.
 func (s *Store) Compact(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -172,7 +173,7 @@ func (s *Store) Compact(ctx context.Context) error {
 }
 
 func (s *Store) compact(ctx context.Context) (err error) {
-	if err := s.space.checkCompact(s.room.pending()); err != nil {
+	if err := s.mayMerge(); err != nil {
 		return err
 	}
 	s.deleted.Store(0)
@@ -187,6 +188,9 @@ func (s *Store) compact(ctx context.Context) (err error) {
 			break
 		}
 	}
+	if err := s.mayMerge(); err != nil { // others may have written meanwhile
+		return err
+	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer guard("merge tables", &err)
 	if err := s.db.Flatten(1); err != nil {
@@ -197,6 +201,15 @@ func (s *Store) compact(ctx context.Context) (err error) {
 
 // Deleted is how many rows were deleted since Compact last began to give back the space of such.
 func (s *Store) Deleted() int64 { return s.deleted.Load() }
+
+// mayMerge returns kv.ErrNoSpace where there may be too little for merging all tables: on a full filesystem Badger dies of that.
+func (s *Store) mayMerge() error {
+	var tables int64
+	for _, l := range s.db.Levels() {
+		tables += l.Size
+	}
+	return s.space.checkCompact(s.room.pending(), tables)
+}
 
 // moveAll has the applier move all commits into Badger, and into a table in a file.
 func (s *Store) moveAll(ctx context.Context) error {

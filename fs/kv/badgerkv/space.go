@@ -28,7 +28,7 @@ type space struct {
 	budget  atomic.Int64 // bytes of commits that are accepted without asking
 
 	compaction atomic.Int64 // bytes that Badger's compactions may need
-	rotation   int64        // bytes that Compact may need besides
+	rotation   int64        // bytes that Badger may need to write its table in memory into a file
 
 	mu   sync.Mutex // guards what follows
 	full bool       // the last ordinary commit was refused
@@ -91,15 +91,16 @@ func (s *space) begin() {
 	}
 }
 
-// checkCompact returns kv.ErrNoSpace if tables are not to be merged, when pending bytes wait to be moved. Merging makes space, so it may
-// use the reserve down to where nothing is moved any more: less than what ordinary commits leave.
-func (s *space) checkCompact(pending int64) error {
+// checkCompact returns kv.ErrNoSpace if all tables, of that many bytes, are not to be merged, when pending bytes wait to be moved. A table
+// with rows from everywhere is merged with all of the level below at once, so it may take as much as there is. It makes space, and may
+// use the reserve down to where nothing is moved any more.
+func (s *space) checkCompact(pending, tables int64) error {
 	free, _, err := s.free()
 	if err != nil {
 		return err
 	}
-	if free-2*pending-s.rotation-s.compaction.Load() < s.reserve/4 {
-		return fmt.Errorf("badgerkv: too little space to merge tables: %d MiB are free: %w", free>>20, kv.ErrNoSpace)
+	if free-2*pending-s.rotation-tables < s.reserve/4 {
+		return fmt.Errorf("badgerkv: too little space to merge tables of %d MiB: %d MiB are free: %w", tables>>20, free>>20, kv.ErrNoSpace)
 	}
 	return nil
 }

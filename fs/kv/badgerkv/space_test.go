@@ -52,13 +52,12 @@ func TestCompactOnAFullDisk(t *testing.T) {
 	const mib = 1 << 20
 	free := int64(0)
 	s := space{reserve: 40 * mib, rotation: 8 * mib, free: func() (int64, int64, error) { return free, 300 * mib, nil }}
-	s.compaction.Store(10 * mib)
 	for _, x := range []struct {
 		free, pending int64
 		ok            bool
 	}{{28 * mib, 0, true}, {28*mib - 1, 0, false}, {28 * mib, 1, false}, {30 * mib, mib, true}} {
 		free = x.free
-		if err := s.checkCompact(x.pending); x.ok != (err == nil) || err != nil && !errors.Is(err, kv.ErrNoSpace) {
+		if err := s.checkCompact(x.pending, 10*mib); x.ok != (err == nil) || err != nil && !errors.Is(err, kv.ErrNoSpace) {
 			t.Errorf("%d MiB free, %d bytes pending: %v", x.free/mib, x.pending, err)
 		}
 	}
