@@ -58,6 +58,12 @@ func child(text string) error {
 		return runReplaceFilled(t)
 	case "limit":
 		return unix.Setxattr(filepath.Join(t.Mounts[0], t.Dir), "user.s3.quota", []byte("bytes=1000000000000,inodes=10000000"), 0)
+	case "step":
+		return runStep(t)
+	case "prepare":
+		return runPrepare(t)
+	case "inspect":
+		return runInspect(t)
 	case "mkdir":
 		return os.MkdirAll(filepath.Join(t.Mounts[0], t.Dir), 0o755)
 	case "remove":

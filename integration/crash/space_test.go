@@ -36,7 +36,7 @@ const (
 func runFill(t task) error {
 	out := filled{Failed: map[string]int{}}
 	dir := filepath.Join(t.Mounts[0], t.Dir)
-	size, attr, refused := t.Max, int64(0), 0
+	size, attr, refused := t.Max, t.Attr, 0
 	for i := 0; out.Other == "" && (t.Ops == 0 || i < t.Ops); i++ {
 		f := filledFile{Name: fmt.Sprintf("%s%d", t.Note, i), ID: t.Seed<<16 | uint64(i), Size: size, Attr: attr}
 		sync := i%3 == 0 && size >= 1<<16 || i%40 == 0 // of small files each would take most of the time
@@ -229,7 +229,7 @@ func (r *rig) tryFill(seed uint64, size int64, ops int) (f filled) {
 // 5038.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	d := newDisk(t, "ext4", 300<<20)
+	d := newDisk(t, "ext4", 384<<20)
 	r := newRig(t, filepath.Join(d.dir, "store"))
 	r.start()
 	var kept []filledFile

@@ -32,6 +32,8 @@ type task struct {
 	Keys    []string `json:"keys"`  // values of user.s3.sse
 	Plain   bool     `json:"plain"` // an ordinary directory, whose files have no encryption to show until it is set
 	Note    string   `json:"note,omitempty"`
+	Attr    int64    `json:"attr,omitempty"`
+	Step    string   `json:"step,omitempty"`
 }
 
 // entry is a line of the journal: an operation that begins, or one that ended.
