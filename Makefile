@@ -54,7 +54,7 @@ soak: build ## hours: kills under load and the model test for MINUTES (10) each,
 	@.ci/tools soak
 	@integration/soak.sh $${MINUTES:-10}
 	KMSFS_MODEL_TIME=$${MINUTES:-10}m $(GO) test -count=1 -timeout 0 ./integration/model
-	KMSFS_LIFE_MINUTES=$${LIFE:-60} KMSFS_CRASH_ROUNDS=$${KILLS:-2000} KMSFS_POWER_ROUNDS=$${CUTS:-200} KMSFS_RESTARTS=100 \
+	KMSFS_LIFE_MINUTES=$${LIFE:-60} KMSFS_CRASH_ROUNDS=$${KILLS:-2000} KMSFS_POWER_ROUNDS=$${CUTS:-200} KMSFS_RESTARTS=100 KMSFS_FAULTS=-1 \
 		$(GO) test -count=1 -timeout 0 ./integration/crash
 	KMSFS_SOAK=1 $(GO) test -count=1 -timeout 0 ./mount/fusefs
 	KMSFS_TAMPER_CASES=-1 $(GO) test -count=1 -timeout 0 -run TestTamperedStore ./cmd/kmsfs

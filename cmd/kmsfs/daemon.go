@@ -91,7 +91,11 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	if o.unlock != nil {
 		unlock = *o.unlock
 	}
-	s, err := openStore(dir, openOptions{Unlock: unlock, Log: log, AuditStrict: c.Bool("audit-strict")})
+	options := openOptions{Unlock: unlock, Log: log, AuditStrict: c.Bool("audit-strict")}
+	if between, ok := c.App.Metadata[metaBetween].(func(*openOptions)); ok {
+		between(&options)
+	}
+	s, err := openStore(dir, options)
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,9 @@ type streams struct {
 // isProgram is an app's metadata that says: this process is the program itself, and no test of it.
 const isProgram = "program"
 
+// metaBetween is an app's metadata that sets openOptions.Rows and Extents of a daemon, which only a test does.
+const metaBetween = "between"
+
 // run is the whole program: it returns the exit status.
 func run(ctx context.Context, args []string, s streams) int { return runApp(ctx, newApp(s), args) }
 

@@ -41,6 +41,9 @@ import (
 const tamperEnv = "KMSFS_TAMPER_CHILD"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(faultyEnv) != "" {
+		os.Exit(faultyProgram())
+	}
 	if os.Getenv(tamperEnv) != "" {
 		if err := tamperChild(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)

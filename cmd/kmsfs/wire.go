@@ -12,6 +12,7 @@ import (
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs"
+	"github.com/kmsfs/kmsfs/fs/extent"
 	"github.com/kmsfs/kmsfs/fs/extent/segment"
 	"github.com/kmsfs/kmsfs/fs/gc"
 	"github.com/kmsfs/kmsfs/fs/kv"
@@ -56,6 +57,10 @@ type openOptions struct {
 	// Accept has a store count that was put back as it was earlier: its rows may be older than its epoch file, and keys whose
 	// shred key is gone are deleted.
 	Accept bool
+
+	// What stands between the rooms and what is stored: tests have I/O errors there. nil is nothing.
+	Rows    func(kv.Store) kv.Store
+	Extents func(*segment.Store) extent.Store
 }
 
 // store is an open store: every room, from the bottom up.
@@ -109,7 +114,14 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, o openOptions
 		return s, err
 	}
 	s.opened(engine.Close)
-	s.engine, s.kv = engine, sealed.New(engine, s.key(keyRows))
+	rows, extents := kv.Store(engine), func(s *segment.Store) extent.Store { return s }
+	if o.Rows != nil {
+		rows = o.Rows(engine)
+	}
+	if o.Extents != nil {
+		extents = o.Extents
+	}
+	s.engine, s.kv = engine, sealed.New(rows, s.key(keyRows))
 	if s.ledger, err = ledger.Open(s.kv, s.key(keyLedger)); err != nil {
 		return s, err
 	}
@@ -142,14 +154,15 @@ func assemble(dir string, info rootkey.Info, root *crypto.DataKey, o openOptions
 		return s, err
 	}
 	s.opened(s.extents.Close)
+	stored := extents(s.extents)
 	s.volume, err = fs.Open(fs.Config{
-		KV: s.kv, Extents: s.extents, Key: s.key(keyVolume), StoreID: info.Store, Anchor: s.anchor, Dir: dir, Clock: clock, Log: log,
+		KV: s.kv, Extents: stored, Key: s.key(keyVolume), StoreID: info.Store, Anchor: s.anchor, Dir: dir, Clock: clock, Log: log,
 		AcceptOlder: o.Accept,
 	})
 	if err != nil {
 		return s, err
 	}
-	reaper := gc.Start(s.volume, s.extents, log)
+	reaper := gc.Start(s.volume, stored, log)
 	s.volume.OnEpochClosed(reaper.Wake)
 	s.volume.OnFull(reaper.Reclaim, gc.NewCompactor(engine, clock, log).Reclaim)
 	reaper.Wake()

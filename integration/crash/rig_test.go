@@ -134,6 +134,9 @@ type rig struct {
 	daemon *exec.Cmd
 	gone   chan error
 	log    *os.File
+	faulty string   // the program with I/O errors by order, if the daemon is to be that
+	orders *os.File // to it
+	theirs *os.File
 }
 
 // newRig makes a store in storeDir, or in a directory of its own.
@@ -215,11 +218,15 @@ func (r *rig) start() {
 	r.t.Helper()
 	_ = os.Remove(filepath.Join(r.store, "control.sock")) // the dead one's
 	r.daemon = exec.Command(r.kmsfs, "--store", r.store, "serve", "--foreground")
+	if r.faulty != "" {
+		r.giveOrders()
+	}
 	r.daemon.Stdout, r.daemon.Stderr = r.log, r.log
 	r.daemon.Dir = "/"
 	if err := r.daemon.Start(); err != nil {
 		r.fatal(err)
 	}
+	r.started()
 	gone := make(chan error, 1)
 	go func(d *exec.Cmd) { gone <- d.Wait() }(r.daemon)
 	r.gone = gone
