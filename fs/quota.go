@@ -357,59 +357,6 @@ func (v *Volume) RecountQuotas(ctx context.Context) error {
 	return nil
 }
 
-// loadQuotas finds the buckets with a quota. Their records are exact if the volume was stopped cleanly; otherwise they are counted in
-// the background.
-func (v *Volume) loadQuotas(ctx context.Context) error {
-	buckets, err := v.bucketInos()
-	if err != nil {
-		return err
-	}
-	for _, ino := range buckets {
-		b, err := v.Bucket(ino)
-		if err != nil {
-			return err
-		}
-		limit, bad := ParseQuota(b.Quota)
-		if bad != nil || limit.Bytes < 0 && limit.Inodes < 0 {
-			continue
-		}
-		u := &usage{bucket: ino}
-		u.limit(limit)
-		var last meta.Usage
-		err = v.db.View(func(r *meta.Reader) (err error) {
-			last, err = r.Usage(ino)
-			return err
-		})
-		if err != nil {
-			return v.fault("usage of bucket", err)
-		}
-		u.bytes.Store(int64(last.Bytes))
-		u.inodes.Store(int64(last.Inodes))
-		if !v.report.Unclean && last.Epoch == v.closed.Load() {
-			v.quotas.change(ino, u)
-			continue
-		}
-		v.done.Add(1)
-		go func() {
-			defer v.done.Done()
-			v.quotas.mu.Lock()
-			defer v.quotas.mu.Unlock()
-			if err := v.count(ctx, u); err != nil && ctx.Err() == nil {
-				v.log.Error("a bucket with a quota could not be counted", "bucket", uint64(ino), "err", err)
-			}
-		}()
-	}
-	return nil
-}
-
-func (v *Volume) bucketInos() (inos []Ino, err error) {
-	err = v.ReadDir(RootIno, 0, func(d Dirent) bool {
-		inos = append(inos, d.Ino)
-		return true
-	})
-	return inos, err
-}
-
 // record writes the counters into the transaction that closes an epoch.
 func (q *quotas) record(t *meta.Tx, epoch uint64) {
 	q.goneMu.Lock()

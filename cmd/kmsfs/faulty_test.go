@@ -50,11 +50,28 @@ func faultyProgram() int {
 		f := &faults{count: faultCount{Counts: map[string]int{}}}
 		go f.serve(os.NewFile(3, "orders"))
 		app.Metadata[metaBetween] = func(o *openOptions) {
-			o.Rows = func(s kv.Store) kv.Store { return kvtest.NewFaulty(s, f.rows) }
+			o.Rows = func(s kv.Store) kv.Store { return failing{kvtest.NewFaulty(s, f.rows), f} }
 			o.Extents = func(s *segment.Store) extent.Store { return ranging{extenttest.WithFaults(s, f.extents), s} }
 		}
 	}
 	return runApp(ctx, app, os.Args)
+}
+
+// failing refuses every change after one failed, before it is looked at: as the engine shows nothing of the one that failed until it is
+// opened again.
+type failing struct {
+	kv.Store
+	f *faults
+}
+
+func (s failing) Update(fn func(kv.Txn) error) error {
+	s.f.mu.Lock()
+	failed := s.f.failed
+	s.f.mu.Unlock()
+	if failed {
+		return kv.ErrFailed
+	}
+	return s.Store.Update(fn)
 }
 
 // ranging keeps a store one that can be collected.

@@ -664,6 +664,16 @@ func (u *hand) write(p string, n int) {
 	u.ok(h.Close())
 }
 
+// read reads all of a file, whatever it holds.
+func (u *hand) read(p string) {
+	u.t.Helper()
+	h, err := u.s.Open(mount.Caller{}, u.at(p), mount.OpenFlags{Read: true})
+	u.ok(err)
+	_, err = h.ReadAt(make([]byte, 1<<20), 0)
+	u.ok(err)
+	u.ok(h.Close())
+}
+
 func (u *hand) set(p, name, value string) {
 	u.t.Helper()
 	u.ok(u.s.SetXattr(mount.Caller{}, u.at(p), name, []byte(value), mount.XattrEither))

@@ -214,10 +214,10 @@ func (l *Ledger) load() (state, error) {
 		})
 	})
 	if err != nil {
-		return state{}, fmt.Errorf("ledger: %w", err)
+		return state{}, fmt.Errorf("ledger: identities, policies, keys or grants cannot be read: %w", err)
 	}
 	if found.count != now.root.count || found.sum != now.root.sum {
-		return state{}, fmt.Errorf("ledger: the rows are not those of version %d (%d documents, not %d): a row was removed, "+
+		return state{}, fmt.Errorf("ledger: identities, policies, keys or grants are not those of version %d (%d documents, not %d): a row was removed, "+
 			"added or replaced: %w", now.root.version, found.count, now.root.count, kv.ErrCorrupt)
 	}
 	return now, nil
