@@ -58,6 +58,8 @@ func child(text string) error {
 		return runReplaceFilled(t)
 	case "limit":
 		return unix.Setxattr(filepath.Join(t.Mounts[0], t.Dir), "user.s3.quota", []byte("bytes=1000000000000,inodes=10000000"), 0)
+	case "story":
+		return runStory(t)
 	case "step":
 		return runStep(t)
 	case "prepare":
