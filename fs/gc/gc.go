@@ -54,6 +54,8 @@ type Reaper struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 
+	one chan struct{} // has an element while somebody is at work: two would free, and count, the same
+
 	pinMu sync.Mutex
 	pins  map[uint64]int // epochs behind which nothing is freed, and how many ask for it
 
@@ -67,7 +69,7 @@ type Reaper struct {
 // Start starts a reaper. Wake it after the closing of an epoch.
 func Start(vol Volume, extents extent.Store, log *slog.Logger) *Reaper {
 	ctx, stop := context.WithCancel(context.Background())
-	r := &Reaper{vol: vol, extents: extents, log: log, wake: make(chan struct{}, 1), stop: stop}
+	r := &Reaper{vol: vol, extents: extents, log: log, wake: make(chan struct{}, 1), one: make(chan struct{}, 1), stop: stop}
 	r.sweepAt.Store(sweepLeast)
 	r.done.Add(1)
 	go func() {
@@ -164,8 +166,14 @@ func (r *Reaper) Stats() Stats {
 	return Stats{Extents: r.extentsFreed.Load(), Bytes: r.bytes.Load(), Inodes: r.inodes.Load()}
 }
 
-// Run does all the work there is.
+// Run does all the work there is, after who is at it.
 func (r *Reaper) Run(ctx context.Context) error {
+	select {
+	case r.one <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.one }()
 	if err := r.replaced(ctx); err != nil {
 		return fmt.Errorf("free replaced extents: %w", err)
 	}
@@ -234,6 +242,7 @@ func (r *Reaper) replaced(ctx context.Context) error {
 		if err := r.free(dead); err != nil {
 			return err
 		}
+		r.count(dead)
 		for some := range slices.Chunk(work, bite) {
 			err := db.Update(func(t *meta.Tx) error {
 				for _, w := range some {
@@ -266,15 +275,15 @@ func (r *Reaper) free(f freed) error {
 		return nil
 	}
 	refs := make([]extent.Ref, 0, len(f))
-	bytes := uint64(0)
 	for _, ref := range f {
 		refs = append(refs, ref)
-		bytes += uint64(ref.Length)
 	}
-	if err := r.extents.Free(refs...); err != nil {
-		return err
+	return r.extents.Free(refs...)
+}
+
+func (r *Reaper) count(f freed) {
+	r.extentsFreed.Add(uint64(len(f)))
+	for _, ref := range f {
+		r.bytes.Add(uint64(ref.Length))
 	}
-	r.extentsFreed.Add(uint64(len(refs)))
-	r.bytes.Add(bytes)
-	return nil
 }

@@ -128,3 +128,49 @@ func TestEverythingDeadIsReclaimed(t *testing.T) {
 	}
 	check(v.Close())
 }
+
+// TestFreedIsCountedOnce: the reaper in the background, gc and a writer on a full disk may all be asked at once.
+func TestFreedIsCountedOnce(t *testing.T) {
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	extents := memextent.New()
+	v, err := fs.Open(fs.Config{KV: memkv.New(), Extents: extents, Key: crypto.NewDataKey(), EpochEvery: -1, MergeEvery: -1, FlushAfter: -1})
+	check(err)
+	reaper := gc.Start(v, extents, slog.New(slog.DiscardHandler))
+	defer reaper.Close()
+	b, err := v.Make(fs.RootIno, "bucket", fs.New{Type: fs.Directory, Bucket: &fs.Bucket{}})
+	check(err)
+	dk := crypto.NewDataKey()
+	const files, size = 200, 20_000
+	for i := range files {
+		a, err := v.Make(b.Ino, string(rune('a'+i)), fs.New{Type: fs.Regular, Sealing: fs.Sealing{Method: fs.SSES3, Keys: []fs.FileKey{{Wrapped: []byte("w")}}}})
+		check(err)
+		f, err := v.OpenFile(a.Ino, fs.Keys{1: dk}, nil)
+		check(err)
+		_, err = f.WriteAt(make([]byte, size), 0)
+		check(err)
+		check(f.Close())
+		_, err = v.Unlink(b.Ino, string(rune('a'+i)))
+		check(err)
+	}
+	check(v.CloseEpoch())
+	var all sync.WaitGroup
+	for range 4 {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			if err := reaper.Run(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	all.Wait()
+	if s := reaper.Stats(); s.Extents != files || s.Inodes != files || s.Bytes < files*size || s.Bytes > files*(size+200) {
+		t.Errorf("%d files of %d bytes were removed: %+v", files, size, s)
+	}
+	check(v.Close())
+}

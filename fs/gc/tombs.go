@@ -54,8 +54,9 @@ func (r *Reaper) sweep(ctx context.Context, inos []meta.Ino) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		var dead freed
 		err := r.vol.Rows().Update(func(t *meta.Tx) (err error) {
-			dead := freed{}
+			dead = freed{} // it may run again
 			done, err = t.SweepTombs(inos, bite, dead.add)
 			if err != nil {
 				return err
@@ -72,6 +73,7 @@ func (r *Reaper) sweep(ctx context.Context, inos []meta.Ino) error {
 		if err != nil {
 			return err
 		}
+		r.count(dead)
 	}
 	r.inodes.Add(uint64(len(inos)))
 	return nil
