@@ -466,7 +466,8 @@ func TestLimitsAUser(t *testing.T) {
 	more, err := net.Dial("unix", r.socket)
 	r.ok(err)
 	defer func() { _ = more.Close() }()
-	if n, err := more.Read(one); n != 0 || err == nil {
+	r.ok(more.SetReadDeadline(time.Now().Add(5 * time.Second))) // who may stay is hung up on later, when his request does not come
+	if n, err := more.Read(one); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("one more was not hung up on: %d %v", n, err)
 	}
 	r.ok(held[0].Close())

@@ -167,7 +167,9 @@ func TestLimitsAUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Call(context.Background(), Request{Command: "one more"}, nil); !errors.Is(err, ErrNotTaken) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := c.Call(ctx, Request{Command: "one more"}, nil); !errors.Is(err, ErrNotTaken) {
 		t.Errorf("one more: %v", err)
 	}
 }

@@ -146,6 +146,39 @@ func forbidden(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+	// Each with arguments for which the kernel itself has another answer.
+	const bad = ^uintptr(0)
+	for what, args := range map[string][4]uintptr{
+		"socket":            {unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM},
+		"socketpair":        {unix.SYS_SOCKETPAIR, unix.AF_UNIX, unix.SOCK_STREAM},
+		"connect":           {unix.SYS_CONNECT, bad},
+		"bind":              {unix.SYS_BIND, bad},
+		"listen":            {unix.SYS_LISTEN, bad},
+		"unshare":           {unix.SYS_UNSHARE},
+		"setns":             {unix.SYS_SETNS, bad},
+		"personality":       {unix.SYS_PERSONALITY, 0xffffffff},
+		"execveat":          {unix.SYS_EXECVEAT, bad},
+		"process_vm_readv":  {unix.SYS_PROCESS_VM_READV},
+		"process_vm_writev": {unix.SYS_PROCESS_VM_WRITEV},
+		"pidfd_getfd":       {unix.SYS_PIDFD_GETFD, bad},
+		"kcmp":              {unix.SYS_KCMP, uintptr(os.Getpid()), uintptr(os.Getpid())},
+		"open_by_handle_at": {unix.SYS_OPEN_BY_HANDLE_AT, bad},
+		"name_to_handle_at": {unix.SYS_NAME_TO_HANDLE_AT, bad},
+		"io_uring_setup":    {unix.SYS_IO_URING_SETUP},
+		"io_uring_enter":    {unix.SYS_IO_URING_ENTER, bad},
+		"perf_event_open":   {unix.SYS_PERF_EVENT_OPEN},
+		"add_key":           {unix.SYS_ADD_KEY},
+		"request_key":       {unix.SYS_REQUEST_KEY},
+		"setuid":            {unix.SYS_SETUID, bad},
+		"setgroups":         {unix.SYS_SETGROUPS, 0, 0},
+		"move_mount":        {unix.SYS_MOVE_MOUNT, bad},
+		"fsopen":            {unix.SYS_FSOPEN},
+		"mknodat":           {unix.SYS_MKNODAT, bad},
+	} {
+		if _, _, errno := syscall.Syscall6(args[0], args[1], args[2], args[3], 0, 0, 0); errno != syscall.EPERM {
+			t.Errorf("%s: %v", what, errno)
+		}
+	}
 }
 
 // TestDeputy asks a supervisor for what it must refuse, and what it must do.
