@@ -71,6 +71,7 @@ func (s *Session) newHandle(v *view, at stamp, c Caller, b *bucketView, ino Ino,
 	}
 	s.mu.Lock()
 	s.handles[h] = struct{}{}
+	s.opened.Add(1)
 	s.mu.Unlock()
 	return h
 }
@@ -324,6 +325,7 @@ func (h *Handle) Close() error {
 	s.mu.Lock()
 	delete(s.handles, h)
 	s.mu.Unlock()
+	s.opened.Add(-1)
 	if h.flags.Write {
 		s.hub.writing(h.ino, s, -1)
 	}

@@ -56,12 +56,13 @@ type Hub struct {
 	beneath sync.RWMutex
 
 	mu        sync.Mutex
-	keyEpochs map[string]uint64  // by key ARN
-	keyNames  map[string]*string // one copy of each ARN
-	keysNew   []string           // changed since the last round of looking again
-	namesNew  []string           // likewise principals
-	everyone  bool               // likewise: a bucket's policy changed
-	ended     bool               // Close was called: nobody looks again
+	keyEpochs map[string]uint64        // by key ARN
+	keyNames  map[string]*string       // one copy of each ARN
+	opened    map[string]*atomic.Int64 // files that each principal has open
+	keysNew   []string                 // changed since the last round of looking again
+	namesNew  []string                 // likewise principals
+	everyone  bool                     // likewise: a bucket's policy changed
+	ended     bool                     // Close was called: nobody looks again
 	buckets   map[Ino]*bucketInfo
 
 	sessions atomic.Pointer[[]*Session]
@@ -108,7 +109,7 @@ func NewHub(cfg HubConfig) *Hub {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hub{
-		cfg: cfg, log: cfg.Log, keyEpochs: map[string]uint64{}, keyNames: map[string]*string{}, buckets: map[Ino]*bucketInfo{},
+		cfg: cfg, log: cfg.Log, keyEpochs: map[string]uint64{}, keyNames: map[string]*string{}, opened: map[string]*atomic.Int64{}, buckets: map[Ino]*bucketInfo{},
 		wake: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	for i := range h.opens {
@@ -273,6 +274,18 @@ func (h *Hub) bucket(ino Ino) (*bucketInfo, error) {
 	}
 	h.mu.Unlock()
 	return info, nil
+}
+
+// openedBy is the count of the files that a principal has open.
+func (h *Hub) openedBy(principal string) *atomic.Int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.opened[principal]
+	if n == nil {
+		n = new(atomic.Int64)
+		h.opened[principal] = n
+	}
+	return n
 }
 
 func (h *Hub) join(s *Session) {

@@ -67,6 +67,11 @@ func TestOneDoesNotStarveAnother(t *testing.T) {
 	if _, _, err := greedy.Tmpfile(Caller{}, b, 0o600, OpenFlags{Write: true}); !errors.Is(err, ErrTooMany) {
 		t.Errorf("tmpfile: %v", err)
 	}
+	more := r.as("greedy").s // another mount of his
+	more.maxHandles = greedy.maxHandles
+	if _, err := more.Open(Caller{}, first.Ino(), OpenFlags{Read: true}); !errors.Is(err, ErrTooMany) {
+		t.Errorf("through another mount: %v", err)
+	}
 	work("no file left to open")
 	for _, h := range held[1:] {
 		r.ok(h.Close())

@@ -44,6 +44,7 @@ type Session struct {
 	leave    sync.Once
 
 	maxHandles int
+	opened     *atomic.Int64 // files that the principal has open, through all his mounts
 
 	mu      sync.Mutex
 	handles map[*Handle]struct{}
@@ -75,18 +76,17 @@ func NewSession(cfg SessionConfig) (*Session, error) {
 		return nil, fmt.Errorf("principal %s: %w", cfg.Principal, err)
 	}
 	s.id = who.ID
+	s.opened = s.hub.openedBy(cfg.Principal)
 	s.hub.join(s)
 	return s, nil
 }
 
-// maxHandles is how many files one session may have open at a time, so that nobody fills the memory of all.
+// maxHandles is how many files one principal may have open at a time, so that nobody fills the memory of all.
 const maxHandles = 1 << 16
 
 // roomToOpen is asked before a file is opened.
 func (s *Session) roomToOpen() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.handles) >= s.maxHandles {
+	if s.opened.Load() >= int64(s.maxHandles) {
 		return ErrTooMany
 	}
 	return nil

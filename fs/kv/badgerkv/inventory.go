@@ -192,7 +192,7 @@ func (s stretch) begins(name string) (bool, error) {
 	}
 	defer f.Close()
 	st, err := f.Stat()
-	if err != nil || st.Size() < s.Length {
+	if err != nil || st.Size() < s.Length || s.Length < 0 {
 		return false, err
 	}
 	sum, err := checksum(f, s.Length)
