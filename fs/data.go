@@ -165,14 +165,19 @@ func (v *Volume) loadExtents(n *inode, d *fileData) error {
 	if d.loaded {
 		return nil
 	}
-	pieces, err := v.pieces(n)
-	if err != nil {
-		return err
+	if p := v.parking.take(n.ino, n.row.Rows); p != nil {
+		d.extents, d.merge = p.extents, p.merge
+	} else {
+		pieces, err := v.pieces(n)
+		if err != nil {
+			return err
+		}
+		d.extents = newExtentMap(pieces)
 	}
-	d.extents = newExtentMap(pieces)
-	for _, p := range pieces {
-		if !p.Extent.Inline && p.Extent.Epoch > v.closed.Load() {
+	for x := range d.extents.refs {
+		if !x.Inline && x.Epoch > v.closed.Load() {
 			d.unsynced = true
+			break
 		}
 	}
 	d.loaded = true

@@ -324,6 +324,7 @@ func (f *File) Close() error {
 	}
 	v, n := f.v, f.n
 	err := f.Flush()
+	n.flushMu.Lock()
 	n.mu.Lock()
 	f.d.opens--
 	if f.d.opens == 0 {
@@ -331,6 +332,7 @@ func (f *File) Close() error {
 	}
 	nameless := n.row.Nlink == 0
 	n.mu.Unlock()
+	n.flushMu.Unlock()
 	v.flusher.retire(n)
 	if nameless {
 		v.release(n.ino)
@@ -339,7 +341,8 @@ func (f *File) Close() error {
 	return err
 }
 
-// endData drops what an inode that nobody has open keeps in memory, unless it is still dirty; n.mu is held.
+// endData drops what an inode that nobody has open keeps in memory, unless it is still dirty; flushMu and n.mu are held. (OpenFile does
+// without flushMu for data that it has just made.)
 func (v *Volume) endData(n *inode, d *fileData) {
 	d.mu.Lock()
 	if n.row.Nlink == 0 {
@@ -356,6 +359,7 @@ func (v *Volume) endData(n *inode, d *fileData) {
 	if busy {
 		return
 	}
+	v.parking.put(n, d)
 	d.wipe()
 	n.data = nil
 }

@@ -47,6 +47,7 @@ type Volume struct {
 	zombies zombieTable
 	unborn  unborn
 	names   nameTable
+	parking parking
 
 	ids  idSource
 	seq  atomic.Uint64 // of Replaced rows within this run
@@ -106,6 +107,7 @@ func Open(cfg Config) (*Volume, error) {
 	v.zombies.init()
 	v.full.init()
 	v.unborn.init()
+	v.parking.init()
 	v.size.init(cfg.MaxDirty)
 	if err := v.load(); err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
