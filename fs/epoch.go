@@ -30,6 +30,7 @@ func (v *Volume) CloseEpoch() error {
 	epoch := v.epoch
 	v.epoch++
 	v.changed.Store(false)
+	v.dead.Store(0)
 	v.epochMu.Unlock()
 	err := v.finishEpoch(epoch)
 	if err != nil {
@@ -70,9 +71,31 @@ func (v *Volume) finishEpoch(epoch uint64) error {
 
 func (v *Volume) closeEpochs(ctx context.Context, every time.Duration) {
 	defer v.done.Done()
-	repeat(ctx, every, func() {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-v.due:
+		}
 		if err := v.CloseEpoch(); err != nil {
 			v.log.Error("epoch not closed", "err", err)
 		}
-	})
+	}
+}
+
+// deadMost is how much room may wait for the end of an epoch to be freed: then it is closed early.
+const deadMost = 32 << 20
+
+// died counts the room of extents that died with a commit.
+func (v *Volume) died(n int64) {
+	if v.dead.Add(n) < deadMost {
+		return
+	}
+	select {
+	case v.due <- struct{}{}:
+	default:
+	}
 }

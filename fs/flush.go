@@ -10,7 +10,6 @@ import (
 
 	"github.com/kmsfs/kmsfs/crypto/block"
 	"github.com/kmsfs/kmsfs/fs/extent"
-	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
@@ -326,56 +325,6 @@ func inSegments(exts []*sealedExtent) bool {
 	return slices.ContainsFunc(exts, func(s *sealedExtent) bool { return !s.extent.Inline })
 }
 
-// syncExtents makes durable what the file has in the segments, before the rows that name it are.
-func (v *Volume) syncExtents(d *fileData, exts []*sealedExtent) error {
-	d.mu.RLock()
-	unsynced := d.unsynced
-	d.mu.RUnlock()
-	if !unsynced && !inSegments(exts) {
-		return nil
-	}
-	if err := v.cfg.Extents.Sync(); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	d.unsynced = false
-	d.mu.Unlock()
-	return nil
-}
-
-// syncIf makes what is committed durable.
-func (v *Volume) syncIf(durable bool) error {
-	if !durable {
-		return nil
-	}
-	return v.fault("sync", v.db.Sync())
-}
-
-// syncClean makes a file durable of which nothing is dirty. Its mark is set right also if no extent waits to be synced: an earlier flush may
-// have gone into the rows, after the file had been shorter in an epoch that is still open.
-func (v *Volume) syncClean(n *inode, d *fileData) error {
-	if err := v.syncExtents(d, nil); err != nil {
-		return v.fault("sync", err)
-	}
-	d.mark = mark{}
-	n.mu.RLock()
-	row := n.row
-	v.epochMu.RLock()
-	err := v.db.UpdateDeferred(func(t *meta.Tx) error {
-		if row.Nlink == 0 {
-			return nil
-		}
-		_, err := t.Settled(v.closed.Load(), v.epoch, n.ino, row.Size, false)
-		return err
-	})
-	v.epochMu.RUnlock()
-	n.mu.RUnlock()
-	if err != nil && !errors.Is(err, kv.ErrNoSpace) { // without the mark less can be brought back, should more be lost later
-		return v.fault("sync", err)
-	}
-	return v.syncIf(true)
-}
-
 // commitFlush commits a batch that is sealed.
 func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExtent, o flushOptions) error {
 	ed := d.extents.edit()
@@ -440,8 +389,13 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 	if d.mark = known; known.row != nil {
 		d.mark.row = n.row
 	}
+	held := d.extents.held
+	for _, s := range exts {
+		held += footprint(s.extent)
+	}
 	d.mu.Lock()
 	d.extents = ed.apply()
+	dead := held - d.extents.held
 	d.version++
 	d.cut = endOfFile
 	d.pending = pendingAttr{} // set under n.mu only, so this is what was committed
@@ -453,6 +407,7 @@ func (v *Volume) commitFlush(n *inode, d *fileData, b batch, exts []*sealedExten
 	d.flushing.recycle()
 	d.mu.Unlock()
 	v.size.add(-b.gauge)
+	v.died(dead)
 	return nil
 }
 

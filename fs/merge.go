@@ -17,9 +17,9 @@ import (
 // they leave a map of many small pieces. Both are cured by sealing again what is there, beneath what is being flushed, while somebody
 // who may write holds the file, for it takes the data key. The content stays as it is.
 //
-//   - A file whose extents take more than one and a half times the room of its content is wasteful. Each of its flushes then also
-//     seals again what is left in the extents that are the most dead, about as much as it writes: the writer pays, and the file
-//     grows no further.
+//   - A file whose extents take more than four thirds of the room of its content is wasteful. Each of its flushes then also
+//     seals again what is left in the extents that are the most dead, as much as it writes, and twice that from seven fifths on: the
+//     writer pays, and the file grows no further.
 //   - In the background, files that were flushed and are still open are brought below one and a quarter, and neighbouring small
 //     pieces are sealed together, a megabyte of the file at a time.
 const (
@@ -73,10 +73,10 @@ func (v *Volume) gather(n *inode, d *fileData, out *runSet, o flushOptions) {
 		err = v.join(n, d, out, o.merge)
 	case o.merge > 0:
 		err = v.evacuate(n, d, out, o.merge)
-	case budget < maxRun || !d.extents.wasteful(3, 2):
+	case budget < maxRun || !d.extents.wasteful(4, 3):
 		return
 	default:
-		if d.extents.wasteful(2, 1) {
+		if d.extents.wasteful(7, 5) {
 			budget *= 2
 		}
 		err = v.evacuate(n, d, out, min(budget, mergeMost))

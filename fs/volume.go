@@ -58,10 +58,12 @@ type Volume struct {
 	quotas quotas
 	full   full
 
-	epochMu  sync.RWMutex // held for reading by each commit, for writing to begin the next epoch
-	epoch    uint64       // the current one
-	changed  atomic.Bool  // something was committed in it
-	closing  sync.Mutex   // one closing of an epoch at a time
+	epochMu  sync.RWMutex  // held for reading by each commit, for writing to begin the next epoch
+	epoch    uint64        // the current one
+	changed  atomic.Bool   // something was committed in it
+	dead     atomic.Int64  // room of the extents that died in it
+	due      chan struct{} // has one element if it should be closed early
+	closing  sync.Mutex    // one closing of an epoch at a time
 	closed   atomic.Uint64
 	onClosed []func() // set before use
 
@@ -101,7 +103,7 @@ func Open(cfg Config) (*Volume, error) {
 	if cfg.FlushWorkers == 0 {
 		cfg.FlushWorkers = 2
 	}
-	v := &Volume{cfg: cfg, log: cfg.Log, db: meta.NewDB(cfg.KV, cfg.Key)}
+	v := &Volume{cfg: cfg, log: cfg.Log, db: meta.NewDB(cfg.KV, cfg.Key), due: make(chan struct{}, 1)}
 	v.cache.init(cfg.MaxInodes)
 	v.lookups.init()
 	v.zombies.init()
