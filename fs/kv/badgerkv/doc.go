@@ -5,7 +5,8 @@
 // which ends the process. So it is used as a sorted table only:
 //
 //	Update    validate what was read, append the writes to the redo log (one write(2)), put them into the overlay
-//	Sync      one fdatasync(2) of the redo log, shared by all who ask meanwhile
+//	Sync      one fdatasync(2) of the redo log, shared by all who ask meanwhile; or, if nothing but deferred commits came since the
+//	          last one, one write(2) past the page cache that is durable when it returns
 //	applier   freeze the overlay; sync the redo log; write the frozen rows into Badger; fsync Badger's files by path; cut the
 //	          redo log back; drop the frozen overlay
 //	Open      what the redo log holds goes to Badger in the same way
