@@ -138,7 +138,8 @@ func (u *unborn) remove(l meta.Link) {
 
 // conceive makes an unborn file in a directory; ns and dir.mu are held, and the name is free.
 func (v *Volume) conceive(dir *inode, row *meta.Inode, tie byte) {
-	shown := dir.row.Clone()
+	row0 := *dir.row // what it refers to is not changed by anybody
+	shown := &row0
 	shown.Mtime, shown.Ctime = row.Btime, row.Btime
 	dir.row = shown // goes with the next commit of the directory
 	n := v.cache.insert(row)
