@@ -149,6 +149,9 @@ func (s *Service) checkGrant(in CreateGrantInput) error {
 			return refuse(CodeValidation, "1 validation error detected: Value '%s' at 'operations' is not a grant operation for this key", op)
 		}
 	}
+	if len(in.Subset) > 0 && len(in.Equals) > 0 {
+		return refuse(CodeValidation, "1 validation error detected: a grant has one kind of constraint, EncryptionContextEquals or EncryptionContextSubset")
+	}
 	for _, pairs := range []map[string]string{in.Subset, in.Equals} {
 		if len(pairs) > maxConstraintPairs {
 			return refuse(CodeLimitExceeded, "A grant constraint has at most %d pairs.", maxConstraintPairs)

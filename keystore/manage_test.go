@@ -251,6 +251,7 @@ func TestGrants(t *testing.T) {
 		"not an ARN":        {Grantee: "bob", Operations: []string{"Decrypt"}},
 		"bad name":          {Grantee: userARN("bob"), Operations: []string{"Decrypt"}, Name: "a b"},
 		"long value":        {Grantee: userARN("bob"), Operations: []string{"Decrypt"}, Subset: map[string]string{"a": strings.Repeat("x", 385)}},
+		"both kinds":        {Grantee: userARN("bob"), Operations: []string{"Decrypt"}, Subset: map[string]string{"a": "x"}, Equals: map[string]string{"a": "x"}},
 		"bad token":         {Grantee: userARN("bob"), Operations: []string{"Decrypt"}, Tokens: []string{"x"}},
 	} {
 		if _, _, err := w.CreateGrant(c, arn, in); err == nil {
@@ -450,6 +451,14 @@ func TestTags(t *testing.T) {
 	}
 	many := make([]Tag, 51)
 	wants(t, w.TagResource(w.admin(), arn, many), CodeTag, "Too many tags")
+	for _, bad := range []Tag{{"a<", ""}, {"a", "b;"}, {"a\n", ""}, {"a\xff", ""}} {
+		wants(t, w.TagResource(w.admin(), arn, []Tag{bad}), CodeTag, "*")
+	}
+	wants(t, w.TagResource(w.admin(), arn, []Tag{{strings.Repeat("ü", 129), ""}}), CodeValidation, "*")
+	wants(t, w.UntagResource(w.admin(), arn, []string{"aws:x"}), CodeTag, "Tags beginning with aws: are reserved")
+	long := Tag{strings.Repeat("ü", 128), "Kosten: 1/2 = +-@_."}
+	must(t, w.TagResource(w.admin(), arn, []Tag{long}))
+	must(t, w.UntagResource(w.admin(), arn, []string{long.Key}))
 }
 
 func TestCheckLeavesNoEvent(t *testing.T) {

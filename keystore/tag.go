@@ -3,6 +3,8 @@ package keystore
 import (
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/kmsfs/kmsfs/keystore/audit"
 	"github.com/kmsfs/kmsfs/principals/policy"
@@ -33,17 +35,37 @@ func checkTags(tags []Tag) error {
 	}
 	seen := map[string]bool{}
 	for _, t := range tags {
+		if err := checkTagKey(t.Key); err != nil {
+			return err
+		}
 		switch {
-		case strings.HasPrefix(strings.ToLower(t.Key), "aws:"):
-			return refuse(CodeTag, "Tags beginning with aws: are reserved")
-		case len(t.Key) < 1 || len(t.Key) > 128 || len(t.Value) > 256:
-			return refuse(CodeValidation, "1 validation error detected: a tag's key has 1 to 128 characters, its value at most 256")
+		case utf8.RuneCountInString(t.Value) > 256:
+			return refuse(CodeValidation, "1 validation error detected: a tag's value has at most 256 characters")
+		case strings.ContainsFunc(t.Value, notOfTags):
+			return refuse(CodeTag, "Invalid tag value: it may contain letters, digits, white space and _ . : / = + - @")
 		case seen[t.Key]:
 			return refuse(CodeTag, "Duplicate tag keys")
 		}
 		seen[t.Key] = true
 	}
 	return nil
+}
+
+func checkTagKey(key string) error {
+	switch n := utf8.RuneCountInString(key); {
+	case strings.HasPrefix(strings.ToLower(key), "aws:"):
+		return refuse(CodeTag, "Tags beginning with aws: are reserved")
+	case n < 1 || n > 128:
+		return refuse(CodeValidation, "1 validation error detected: a tag's key has 1 to 128 characters")
+	case strings.ContainsFunc(key, notOfTags):
+		return refuse(CodeTag, "Invalid tag key: it may contain letters, digits, white space and _ . : / = + - @")
+	}
+	return nil
+}
+
+// notOfTags reports whether a character may not be in tags of AWS.
+func notOfTags(r rune) bool {
+	return r == utf8.RuneError || !unicode.In(r, unicode.L, unicode.Z, unicode.N) && !strings.ContainsRune("_.:/=+-@", r)
 }
 
 // TagResource sets tags of a key, replacing those of the same name.
@@ -70,6 +92,11 @@ func withoutTag(tags []Tag, name string) []Tag {
 
 // UntagResource removes tags; names that are not there are ignored.
 func (s *Service) UntagResource(c *Call, ref string, names []string) error {
+	for _, name := range names {
+		if err := checkTagKey(name); err != nil {
+			return err
+		}
+	}
 	keys := policy.MapKeys{}
 	keys.Add("aws:TagKeys", names...)
 	return s.change(c, opUntagResource, ref, audit.Parameters{KeyID: ref, TagKeys: names}, keys, func(ch *changing) error {

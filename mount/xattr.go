@@ -359,6 +359,9 @@ func (s *Session) putPolicy(t *xattrTarget, text string) error {
 	if err := t.v.bucket(t.b, actPutPolicy, nil); err != nil {
 		return err
 	}
+	if err := doc.FitsBucket(t.b.name); err != nil {
+		return fmt.Errorf("bucket policy: %w: %w", ErrInvalid, err)
+	}
 	if doc, err = doc.Bind(s.cfg.Principals.Account(), s.cfg.Principals); err != nil {
 		return fmt.Errorf("bucket policy: %w: invalid principal in policy: %w", ErrInvalid, err)
 	}

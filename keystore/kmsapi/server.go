@@ -27,6 +27,7 @@ const (
 	targetPrefix    = "TrentService."
 	principalHeader = "X-Kmsfs-Principal"
 	maxBody         = 1 << 20
+	maxDrained      = 64 << 20 // of a request that is too large, within ReadTimeout
 	maxHeaders      = 32 << 10
 	maxConnections  = 128 // on TCP
 	maxPerUser      = 32  // of one uid, on the Unix socket
@@ -260,8 +261,11 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, who authenticate
 			result, err = nil, fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if len(body) > maxBody {
+		clear(body)
+		w.Header().Set("Connection", "close")
+		_, _ = io.CopyN(io.Discard, r.Body, maxDrained) // a client that is still sending would see a reset and not the answer
 		return nil, &refusal{code: codeTooLarge, message: "The request is larger than " + strconv.Itoa(maxBody) + " bytes.", status: http.StatusRequestEntityTooLarge}
 	}
 	if err != nil {

@@ -1,10 +1,13 @@
 package kmsapi
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -231,10 +234,12 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%s: %d %s", name, a.status, a.body)
 		}
 	}
-	large := strings.Repeat(" ", maxBody+1)
-	if a := r.call("admin", "ListKeys", large); a.status != http.StatusRequestEntityTooLarge || a.code != codeTooLarge {
-		t.Errorf("too large: %d %s", a.status, a.code)
+	for _, size := range []int{maxBody + 1, 8 << 20, 32 << 20} {
+		if a := r.call("admin", "ListKeys", strings.Repeat(" ", size)); a.status != http.StatusRequestEntityTooLarge || a.code != codeTooLarge {
+			t.Errorf("too large, %d bytes: %d %s", size, a.status, a.code)
+		}
 	}
+	r.sendsAllFirst(8 << 20)
 	if a := r.call("admin", "ListKeys", strings.Repeat(" ", maxBody)); a.status != http.StatusOK {
 		t.Errorf("just not too large: %d %s", a.status, a.body)
 	}
@@ -612,4 +617,29 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 	})
+}
+
+// sendsAllFirst sends a request that is too large as a client does that reads the answer only when it has sent everything.
+func (r *rig) sendsAllFirst(size int) {
+	r.t.Helper()
+	req := r.request("ListKeys", "")
+	c, err := net.Dial("tcp", req.URL.Host)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	for _, part := range []string{fmt.Sprintf("POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n", req.URL.Host, size), strings.Repeat(" ", size)} {
+		if _, err := io.WriteString(c, part); err != nil {
+			r.t.Fatalf("%d bytes: %v", size, err)
+		}
+	}
+	a, err := http.ReadResponse(bufio.NewReader(c), req)
+	if err != nil {
+		r.t.Fatalf("the answer to %d bytes: %v", size, err)
+	}
+	defer a.Body.Close()
+	if a.StatusCode != http.StatusRequestEntityTooLarge {
+		r.t.Errorf("%d bytes: %s", size, a.Status)
+	}
 }

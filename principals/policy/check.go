@@ -52,7 +52,23 @@ func Check(kind Kind, text []byte) ([]Finding, error) {
 	if _, err := Parse(kind, text); err != nil {
 		return nil, err
 	}
-	c := checker{kind: kind}
+	all, err := asWritten(text)
+	if err != nil {
+		return nil, err
+	}
+	c := checker{kind: kind, all: all}
+	for _, st := range c.all {
+		c.actions(st)
+		c.effect(st)
+	}
+	c.shadowed()
+	c.lockout()
+	slices.SortStableFunc(c.found, func(a, b Finding) int { return a.Statement - b.Statement })
+	return c.found, nil
+}
+
+// asWritten are the statements of a document that has been parsed.
+func asWritten(text []byte) (all []*checked, err error) {
 	for i, raw := range rawStatements(text) {
 		st := checked{number: i + 1}
 		var fields map[string]json.RawMessage
@@ -70,16 +86,9 @@ func Check(kind Kind, text []byte) ([]Finding, error) {
 				}
 			}
 		}
-		c.all = append(c.all, &st)
+		all = append(all, &st)
 	}
-	for _, st := range c.all {
-		c.actions(st)
-		c.effect(st)
-	}
-	c.shadowed()
-	c.lockout()
-	slices.SortStableFunc(c.found, func(a, b Finding) int { return a.Statement - b.Statement })
-	return c.found, nil
+	return all, nil
 }
 
 // rawStatements are the statements of a document that has been parsed.
@@ -217,7 +226,7 @@ func mayBe(kind Kind, service, name, resource string) bool {
 		if !ok {
 			return strings.ContainsAny(resource[:min(len(resource), 13)], "*?")
 		}
-		object := strings.Contains(name, "Object") && !slices.Contains(onBuckets, name) || name == "AbortMultipartUpload" || name == "ListMultipartUploadParts"
+		object := strings.Contains(name, "Object") && !slices.Contains(onBuckets, name) || slices.Contains(onObjects, name)
 		bucket, _, slash := strings.Cut(rest, "/")
 		if object {
 			return slash || strings.HasSuffix(bucket, "*")
