@@ -136,8 +136,10 @@ var writes = []struct {
 	burst       int      // files with large attributes: they rotate the redo log and the tables in memory
 }{
 	{name: "segment", calls: "pwrite64", files: []string{"segments/*.seg"}, refused: []string{"large", "large-synced", "overwrite", "append", "rewrite"}},
-	{name: "redo", calls: "pwrite64", files: []string{"redo/*.redo"}, commands: [][]string{{"principal", "create", "somebody"}, {"bucket", "create", "another"}},
-		refused: slices.DeleteFunc(slices.Clone(stepNames), func(s string) bool { return s == "read" })},
+	{
+		name: "redo", calls: "pwrite64", files: []string{"redo/*.redo"}, commands: [][]string{{"principal", "create", "somebody"}, {"bucket", "create", "another"}},
+		refused: slices.DeleteFunc(slices.Clone(stepNames), func(s string) bool { return s == "read" }),
+	},
 	{name: "audit", calls: "pwrite64", files: []string{"audit/*.audit"}, once: true},
 	{name: "epoch", calls: "pwrite64", files: []string{"epoch"}, commands: [][]string{{"gc"}}, once: true},
 	{name: "shred", calls: "pwrite64", files: []string{"shred"}, commands: [][]string{{"key", "create"}}, once: true},
