@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,7 +48,7 @@ func (b *ballast) leave(n int64) {
 		} else {
 			err = b.f.Truncate(max(size, 0))
 		}
-		if err != nil && !os.IsExist(err) && err != unix.ENOSPC {
+		if err != nil && !errors.Is(err, unix.ENOSPC) {
 			b.d.t.Fatal(err)
 		}
 	}

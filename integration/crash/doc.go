@@ -30,7 +30,7 @@
 //	KMSFS_CRASH_SEED=n     the first round's seed: replays a failed round
 //	KMSFS_CRASH_ROUNDS=n   kill rounds (20), for long runs
 //	KMSFS_POWER_ROUNDS=n   power cuts on each file system (3)
-//	KMSFS_FAULTS=n         I/O errors below mounts (8); -1: every one
+//	KMSFS_FAULTS=n         I/O errors below mounts (6); -1: every one
 //	KMSFS_RESTARTS=n       stops and starts (12)
 //	KMSFS_LIFE_MINUTES=n   how long TestLongLife watches a daemon (0: not at all)
 //	KMSFS_CRASH_KEEP=1     keep the directories of failed rounds

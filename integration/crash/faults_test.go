@@ -73,7 +73,7 @@ func (r *rig) order(o order) (c count) {
 }
 
 // TestFaultsThroughMounts makes one operation of the rows or of the extents of a real store fail while a workload goes through its mounts,
-// once without effect and once after it took effect, at KMSFS_FAULTS of them drawn by the seed (8), or at each (-1). Rows then refuse
+// once without effect and once after it took effect, at KMSFS_FAULTS of them drawn by the seed (6), or at each (-1). Rows then refuse
 // every change, as they do after an I/O error; of extents only the one fails. The error must reach the caller of some step, as EIO, and
 // of no step before; the daemon is killed, and what is there after the next start is what was said.
 func TestFaultsThroughMounts(t *testing.T) {
@@ -81,7 +81,7 @@ func TestFaultsThroughMounts(t *testing.T) {
 	needs(t)
 	r := newRig(t, "")
 	r.faulty = faultyProgram(t)
-	cases := envInt(t, "KMSFS_FAULTS", 8)
+	cases := envInt(t, "KMSFS_FAULTS", 6)
 	seed := uint64(envInt(t, "KMSFS_CRASH_SEED", int(time.Now().UnixNano()/1000%1e9)))
 	rnd := rand.New(rand.NewPCG(seed, 5))
 	r.start()
