@@ -25,8 +25,11 @@
 // # Full filesystems
 //
 // Update returns kv.ErrNoSpace below a reserve of free space; a transaction that deletes rows and sets little may use half of
-// the reserve. The redo log's files exist beforehand, so a commit itself needs no space. Others can still fill the filesystem
-// faster than the reserve is looked at; whoever writes bulk data to the same filesystem should keep to the same reserve.
+// the reserve, and what was freed since a refusal may be used again. The redo log's files exist beforehand, so a commit itself needs
+// no space; where the filesystem finds none for it all the same, as one that never writes in place may, the commit is refused. Others
+// can still fill the filesystem faster than the reserve is looked at; whoever writes bulk data to the same filesystem should keep to
+// the same reserve. Compact merges all tables, for which it may need as much as they take: it refuses where that is not there, because
+// Badger's mapped tables would raise SIGBUS.
 //
 // # Bounds
 //
