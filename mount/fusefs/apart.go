@@ -85,14 +85,15 @@ func (d *device) apart(fn func(to addressee)) (ok bool) {
 	if !d.begin() {
 		return false
 	}
+	fd := d.fd
 	inThread(func() {
-		if err := keepOnly(d.fd); err != nil {
+		if err := keepOnly(fd); err != nil {
 			d.log.Warn("a thread that a user may hold shares the daemon's descriptors", "err", err)
 			defer d.end()
 		} else {
 			d.end()
 		}
-		fn(privately{d.fd})
+		fn(privately{fd})
 	})
 	return true
 }

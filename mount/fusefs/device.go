@@ -23,11 +23,7 @@ type addressee interface {
 
 // hasEnded reports whether an errno says that there is no such mount any more.
 func hasEnded(errno syscall.Errno) bool {
-	switch errno {
-	case syscall.ENODEV, syscall.EBADF, syscall.ENOTCONN, syscall.EPERM:
-		return true
-	}
-	return false
+	return errno == syscall.ENODEV || errno == syscall.EBADF || errno == syscall.ENOTCONN || errno == syscall.EPERM
 }
 
 // device is our own descriptor of the FUSE connection. go-fuse's calls set no flags on INVAL_ENTRY, so the messages are written here.

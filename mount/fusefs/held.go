@@ -86,7 +86,7 @@ func (n *notifier) forgetNames(why string) {
 		}
 	case n.abort != nil:
 		n.aborted = true
-		n.log.Error("the mount is ended by force: "+why, "held", n.held)
+		n.log.Error("the mount is ended by force", "why", why, "held_back", n.held)
 		go n.abort()
 	}
 }

@@ -12,8 +12,7 @@ type Kernel interface {
 	Attach(dir string, o Options) (fd int, abs string, err error)
 	// Unmount unmounts a directory; the flags are umount2(2)'s.
 	Unmount(dir string, flags int) error
-	// Abort ends the connection of the mount on a directory (if dir is not empty) with this device number (if dev is not empty) by force, and
-	// takes the mount away.
+	// Abort ends the connection of the mount with this device number (if dev is not empty) by force, and takes the mount away.
 	Abort(dir, dev string) error
 	// ReadAhead sets how far the kernel reads ahead, in KiB, on the mount with this device number.
 	ReadAhead(dev string, kib int) error

@@ -70,18 +70,14 @@ func topmost(dir string) (top MountPoint, ok bool) {
 	return top, ok && err == nil
 }
 
-// find finds a mount of ours by its directory, its device number, or both.
-func find(dir, dev string) (m MountPoint, ok bool) {
-	if dir != "" {
-		m, ok = topmost(dir)
-		return m, ok && (dev == "" || m.Device == dev)
-	}
+// dirOf is where a mount of ours is now; "" if it has no place.
+func dirOf(dev string) string {
 	all, err := Mounts()
 	i := slices.IndexFunc(all, func(m MountPoint) bool { return m.Device == dev })
 	if err != nil || i < 0 {
-		return MountPoint{}, false
+		return ""
 	}
-	return all[i], true
+	return all[i].Dir
 }
 
 // eachMount calls fn for the rows of a table:

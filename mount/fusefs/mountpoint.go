@@ -260,8 +260,8 @@ func (o Options) detach(dir, dev string) {
 
 // abort ends a connection by force, through its control file or, as root, through the mount, which it takes away; not if another's lies on it.
 func abort(dir, dev string) error {
-	m, ok := find(dir, dev)
-	if !ok {
+	m, ok := topmost(dir)
+	if !ok || dev != "" && m.Device != dev {
 		return nil
 	}
 	_, minor, _ := strings.Cut(m.Device, ":")

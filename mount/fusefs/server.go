@@ -227,8 +227,8 @@ func (s *Server) Detach() error {
 // elsewhere by now, if its user has moved a directory above it.
 func (s *Server) Abort() error {
 	dir := s.dir
-	if s.dev != "" {
-		dir = ""
+	if now := dirOf(s.dev); now != "" {
+		dir = now
 	}
 	err := s.raw.opts.kernel().Abort(dir, s.dev)
 	s.raw.sess.Leave()
