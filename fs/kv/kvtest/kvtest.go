@@ -12,8 +12,25 @@ import (
 	"github.com/kmsfs/kmsfs/fs/kv"
 )
 
+// deferring is a store all of whose commits are deferred: what holds between them holds for these, too.
+type deferring struct{ kv.Store }
+
+func (s deferring) Update(fn func(kv.Txn) error) error { return kv.UpdateDeferred(s.Store, fn) }
+
 // Run tests a kind of store. open returns a new, empty one, whose Close Run calls.
 func Run(t *testing.T, open func(t *testing.T) kv.Store) {
+	run(t, open)
+	s := open(t)
+	_, defers := s.(kv.Deferrer)
+	check(t, s.Close())
+	if defers {
+		t.Run("Deferred", func(t *testing.T) {
+			run(t, func(t *testing.T) kv.Store { return deferring{open(t)} })
+		})
+	}
+}
+
+func run(t *testing.T, open func(t *testing.T) kv.Store) {
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, kv.Store)

@@ -198,6 +198,9 @@ func RunReopen(t *testing.T, open func(t *testing.T, dir string) kv.Store) {
 	m := NewModel(Seed(t))
 	for round := range 8 {
 		s := open(t, dir)
+		if round%2 == 1 {
+			s = deferring{s}
+		}
 		if err := m.Compare(s); err != nil {
 			t.Fatalf("after %d reopenings: %v", round, err)
 		}
