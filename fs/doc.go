@@ -38,6 +38,8 @@
 //	nameTable.mu, before names.mu, before both of which comes inode.mu
 //	inodeCache.mu, zombieTable.mu, unborn.mu, parking.mu, flusher.mu, merger.mu, lookupTable, usage.mu: leaves (flusher.mu and merger.mu before inodeCache.mu)
 //
+// Inside each commit, after all of these: the gate of the index of files by key (meta/uses.go), read-locked.
+//
 // quotas.mu, held while a bucket with a quota is counted, comes before all of them.
 //
 // flushMu comes before inode.mu and is never taken under ns. No lock but flushMu is held while extents are written or synced; inode.mu
