@@ -37,7 +37,7 @@ func (f *file) readCached(p []byte, at int64) bool {
 	case err == nil && n == len(p):
 		f.around.hit()
 		return true
-	case err != nil && err != unix.EAGAIN: //nolint:errorlint // a plain errno; a file system without such reads, or an error that the usual way meets again
+	case err != nil && err != unix.EAGAIN: // a file system without such reads, or an error that the usual way meets again
 		return false
 	}
 	if f.around.miss(); f.around.worth() {
