@@ -3,6 +3,7 @@ package matrix
 import (
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -251,9 +252,12 @@ func bucketOps() []op {
 	bucketAction := func(action string) func(*asking) syscall.Errno {
 		return func(a *asking) syscall.Errno { return a.s3(action, a.k.name) }
 	}
-	const some = `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::nowhere/*"}}`
+	const some = `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::BUCKET/nowhere/*"}}`
 	set := func(name, value string) func(place) error {
 		return func(p place) error { return unix.Setxattr(p.bucket(), name, []byte(value), 0) }
+	}
+	setPolicy := func(p place) error {
+		return set("user.s3.policy", strings.ReplaceAll(some, "BUCKET", p.Bucket))(p)
 	}
 	get := func(name string) func(place) error {
 		return func(p place) error { return getxattr(p.bucket(), name) }
@@ -277,7 +281,7 @@ func bucketOps() []op {
 		{name: "bucket-sse-set", made: free, do: set("user.s3.sse", "aws:kms"), want: bucketAction("PutEncryptionConfiguration")},
 		{name: "bucket-enc-del", made: free, do: remove("user.s3.encryption"), want: bucketAction("PutEncryptionConfiguration")},
 		{name: "bucket-policy-get", made: free, do: get("user.s3.policy"), want: bucketAction("GetBucketPolicy")},
-		{name: "bucket-policy-set", made: free, do: set("user.s3.policy", some), want: bucketAction("PutBucketPolicy")},
+		{name: "bucket-policy-set", made: free, do: setPolicy, want: bucketAction("PutBucketPolicy")},
 		{name: "bucket-policy-del", made: free, do: remove("user.s3.policy"), want: bucketAction("DeleteBucketPolicy")},
 	}
 }
