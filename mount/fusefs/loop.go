@@ -42,7 +42,7 @@ const (
 	idleTicks   = 25                    // without a request, the ticks end until the next one
 	foundAtOnce = 4 * time.Microsecond  // a read that takes longer has waited for its request
 	foundInARow = 12                    // requests of one thread; of different ones, each counts for half of it
-	soon        = 30 * time.Microsecond // how long a reader looks out for a request
+	soon        = 80 * time.Microsecond // how long a reader looks out for a request
 	lucky       = 4                     // requests that came soon, after which it pays to look out for the next; one that did not takes two off
 	luckiest    = 8
 	requestRoom = maxWrite + 8<<10 // the longest request: a WRITE and its headers
