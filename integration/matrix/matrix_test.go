@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -173,6 +174,8 @@ func name(e syscall.Errno) string {
 }
 
 func runChild(t *testing.T, todo []task) ([]uint32, error) {
+	runtime.LockOSThread() // a thread of the mounts may end, and with the thread that started it the child would
+	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), childEnv+"=1", "GOMAXPROCS=1")
