@@ -2,6 +2,7 @@ package crash
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -60,6 +61,15 @@ func (r *rig) inject(calls, fault string, files ...string) *tracer {
 		r.fatal("strace does not attach")
 	}
 	return x
+}
+
+// await waits until a system call has failed, for a while: some are made in the background.
+func (x *tracer) await() {
+	for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if b, err := os.ReadFile(x.out); err == nil && bytes.Contains(b, []byte("(INJECTED)")) {
+			return
+		}
+	}
 }
 
 // end lets the system calls be, and counts those that failed, by name and file.
@@ -189,6 +199,9 @@ func TestNoSpaceAtEveryWrite(t *testing.T) {
 			}
 			if c.burst > 0 {
 				t.Logf("%s: refused of %d files with attributes: %v", c.name, c.burst, r.burst(seed, c.burst))
+			}
+			if c.once {
+				x.await()
 			}
 			met := x.end(r)
 			n := 0
