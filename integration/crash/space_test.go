@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -176,8 +177,8 @@ func runReplaceFilled(t task) error {
 	return json.NewEncoder(os.Stdout).Encode(made)
 }
 
-// hand gives files to a child through its journal.
-func (r *rig) hand(role string, files []filledFile) {
+// give gives files to a child through its journal, and returns what it printed.
+func (r *rig) give(files []filledFile, t task, limit time.Duration) string {
 	r.t.Helper()
 	name := filepath.Join(r.dir, "files.json")
 	b, err := json.Marshal(files)
@@ -187,21 +188,20 @@ func (r *rig) hand(role string, files []filledFile) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.wait(r.spawn(task{Role: role, Dir: "bucket", Journal: name}), role, 2*deadline)
+	t.Dir, t.Journal = "bucket", name
+	return r.wait(r.spawn(t), t.Role, limit)
+}
+
+// hand has a child look at files, or remove them.
+func (r *rig) hand(role string, files []filledFile) {
+	r.t.Helper()
+	r.give(files, task{Role: role}, 2*deadline)
 }
 
 // replace has files replaced, 2n at a time, by fewer.
 func (r *rig) replace(seed uint64, files []filledFile, n int) (made []filledFile) {
 	r.t.Helper()
-	name := filepath.Join(r.dir, "files.json")
-	b, err := json.Marshal(files)
-	if err == nil {
-		err = os.WriteFile(name, b, 0o600)
-	}
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	out := r.wait(r.spawn(task{Role: "replacefilled", Dir: "bucket", Journal: name, Seed: seed, Ops: n}), "replacefilled", 4*deadline)
+	out := r.give(files, task{Role: "replacefilled", Seed: seed, Ops: n}, 4*deadline)
 	if err := json.Unmarshal([]byte(out), &made); err != nil {
 		r.fatal(err, ": ", out)
 	}
