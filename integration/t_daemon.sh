@@ -62,6 +62,35 @@ works kmsfs umount "$T/m"
 works kmsfs stop
 within 15 no_daemon
 
+story "while one client asks, one processor of two is kept awake; not without requests, and not with --no-spin"
+supervisor() { daemons | while read -r p; do tr '\0' ' ' <"/proc/$p/cmdline" | grep -q supervise && echo "$p"; done; }
+# What threads of the lowest priority have used of the processor, in ticks; nothing if there are none.
+spun() { awk '$19 == 19 { n += $14 + $15; any = 1 } END { if (any) print n }' "/proc/$(supervisor)"/task/*/stat; }
+asks() { /usr/bin/python3 -c 'import os, sys
+for i in range(20000): os.utime(sys.argv[1])' "$T/m/box/at-once"; }
+spins() { [ -n "$(spun)" ]; }
+share supervisor spun asks spins
+if [ "$(cat /sys/devices/system/cpu/online)" = 0-1 ]; then
+  works kmsfs mount "$T/m"
+  within 20 spins
+  before=$(spun)
+  works asks
+  same "it ran" yes "$([ "$(spun)" -gt "$before" ] && echo yes)"
+  before=$(spun)
+  /usr/bin/python3 -c 'import time; time.sleep(1)' # nobody asks
+  same "it slept" yes "$([ "$(spun)" -le $((before + 5)) ] && echo yes)"
+  works kmsfs umount "$T/m"
+  within 60 no_daemon
+else
+  echo "  (skipped: this machine has not two processors, so none is kept awake)"
+fi
+works env KMSFS_NO_SPIN=1 kmsfs mount "$T/m"
+prints "" spun
+works asks
+prints "" spun
+works kmsfs umount "$T/m"
+within 60 no_daemon
+
 story "serve and mount in the foreground"
 kmsfs serve --foreground >"$T/fg.out" 2>&1 &
 fg=$!

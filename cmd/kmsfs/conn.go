@@ -151,7 +151,7 @@ func here(c *cli.Context, dir string, req control.Request, onItem func(json.RawM
 			out, err = nil, cerr
 		}
 	}()
-	d, err := s.Host(nil, false)
+	d, err := s.Host(nil, false, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/keystore/rootkey"
 	"github.com/kmsfs/kmsfs/mount/control"
+	"github.com/kmsfs/kmsfs/mount/fusefs"
 	"github.com/kmsfs/kmsfs/mount/host"
 )
 
@@ -108,12 +109,19 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	for _, m := range ended {
 		log.Info("ended a dead mount", "dir", m)
 	}
-	kernel, farewell, err := startSupervisor(dir, s.info.StoreID)
+	var awake *fusefs.Awake
+	var awakeFile *os.File
+	if !c.Bool(noSpin) {
+		if awake, awakeFile, err = fusefs.NewAwake(); err != nil {
+			return err
+		}
+	}
+	kernel, farewell, err := startSupervisor(dir, s.info.StoreID, awakeFile)
 	if err != nil {
 		return err
 	}
 	defer farewell()
-	d, err := s.Host(kernel, o.persistent)
+	d, err := s.Host(kernel, o.persistent, func(o *fusefs.Options) { o.Awake, o.NoSpin = awake, c.Bool(noSpin) })
 	if err != nil {
 		return err
 	}
@@ -301,7 +309,7 @@ func spawn(c *cli.Context, dir string, persistent bool) error {
 		args = append(args, "--until-unused")
 	}
 	args = append(args, kmsArgs(c)...)
-	for _, name := range []string{"debug", "audit-strict", "no-sandbox"} {
+	for _, name := range []string{"debug", "audit-strict", "no-sandbox", noSpin} {
 		if c.Bool(name) {
 			args = append(args, "--"+name)
 		}
@@ -400,7 +408,10 @@ func openLog(dir string) (*os.File, error) {
 
 // startSupervisor starts the child that mounts for the daemon, and cleans up
 // after a killed one. It returns how to ask it and how to part from it.
-func startSupervisor(dir, storeID string) (kernel host.Kernel, farewell func(), err error) {
+func startSupervisor(dir, storeID string, awake *os.File) (kernel host.Kernel, farewell func(), err error) {
+	if awake != nil {
+		defer func() { _ = awake.Close() }()
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, fmt.Errorf("start the supervisor: %w", err)
@@ -412,10 +423,16 @@ func startSupervisor(dir, storeID string) (kernel host.Kernel, farewell func(), 
 		return nil, nil, err
 	}
 	defer func() { _ = theirs.Close() }()
-	cmd := exec.Command("/proc/self/exe", "--store", dir, "supervise", storeID) //nolint:noctx // it outlives this process
+	args := []string{"--store", dir, "supervise"}
+	files := []*os.File{theirs} // 3
+	if awake != nil {
+		files = append(files, awake) // 4
+		args = append(args, "--awake")
+	}
+	cmd := exec.Command("/proc/self/exe", append(args, storeID)...) //nolint:noctx // it outlives this process
 	cmd.Args[0], cmd.Dir, cmd.Stdin, cmd.Stderr = "kmsfs", "/", r, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.ExtraFiles = []*os.File{theirs} // 3
+	cmd.ExtraFiles = files
 	if err := cmd.Start(); err != nil {
 		_ = w.Close()
 		return nil, nil, errors.Join(fmt.Errorf("start the supervisor: %w", err), deputy.Close())

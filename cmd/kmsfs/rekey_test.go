@@ -40,7 +40,7 @@ func BenchmarkRekey(b *testing.B) {
 			b.Error(err)
 		}
 	}()
-	d, err := s.Host(nil, false)
+	d, err := s.Host(nil, false, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -11,8 +12,12 @@ import (
 
 	"github.com/kmsfs/kmsfs/keystore/rootkey"
 	"github.com/kmsfs/kmsfs/mount/control"
+	"github.com/kmsfs/kmsfs/mount/fusefs"
 	"github.com/kmsfs/kmsfs/mount/host"
 )
+
+// noSpin is the option by which the daemon does not wait for requests awake.
+const noSpin = "no-spin"
 
 func cmdServe() *cli.Command {
 	return &cli.Command{
@@ -30,6 +35,7 @@ Example:
 			&cli.BoolFlag{Name: "debug", Usage: "log more"},
 			&cli.BoolFlag{Name: "no-sandbox", Usage: "keep the rights that serving does not take (see docs/security.md)"},
 			&cli.BoolFlag{Name: "audit-strict", Usage: "write each audit event to disk before the key is handed out"},
+			&cli.BoolFlag{Name: noSpin, EnvVars: []string{"KMSFS_NO_SPIN"}, Usage: "let processors sleep between requests: slower with small files, and easier on batteries"},
 			&cli.IntFlag{Name: "ready-fd", Hidden: true},
 			&cli.IntFlag{Name: "passphrase-fd", Hidden: true},
 			&cli.BoolFlag{Name: "until-unused", Hidden: true},
@@ -193,6 +199,7 @@ func cmdSupervise() *cli.Command {
 		Name: "supervise", Hidden: true, Usage: "mount for the daemon, and end a dead one's mounts (started by the daemon itself)", ArgsUsage: "STORE-ID",
 		Description: `Example:
    kmsfs supervise STORE-ID`,
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "awake", Usage: "descriptor 4 is memory by which the daemon tells of requests"}},
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, 1, 1)
 			if err != nil {
@@ -207,6 +214,11 @@ func cmdSupervise() *cli.Command {
 			}
 			if err := host.ConfineSupervisor(); err != nil {
 				return err
+			}
+			if c.Bool("awake") {
+				go func() { // without it all goes on, only slower
+					slog.New(slog.NewTextHandler(c.App.ErrWriter, nil)).Warn("the supervisor keeps no processor awake", "err", fusefs.KeepAwake(os.NewFile(4, "awake")))
+				}()
 			}
 			return host.Supervise(ignoreSignals(), c.App.Reader, os.NewFile(3, "deputy"), dir, args[0])
 		},

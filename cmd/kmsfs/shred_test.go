@@ -74,7 +74,7 @@ func TestDeletedKeyIsInNoByteOfTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := s.Host(nil, false)
+	d, err := s.Host(nil, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,7 +221,7 @@ func (s *store) Close() error {
 }
 
 // Host makes the daemon over this store. Only one with a kernel hosts mounts.
-func (s *store) Host(kernel host.Kernel, persistent bool) (*host.Daemon, error) {
+func (s *store) Host(kernel host.Kernel, persistent bool, options func(*fusefs.Options)) (*host.Daemon, error) {
 	st, err := os.Stat(filepath.Join(s.dir, rootkey.HeaderFile))
 	if err != nil {
 		return nil, err
@@ -237,6 +237,7 @@ func (s *store) Host(kernel host.Kernel, persistent bool) (*host.Daemon, error) 
 	if kernel != nil {
 		c.Kernel = kernel
 		c.Mount = func(m *mount.Session, dir string, o fusefs.Options) (host.Server, error) {
+			options(&o)
 			return fusefs.Mount(m, dir, o)
 		}
 	}

@@ -33,18 +33,14 @@ import (
 // has under way, and maxReaders.
 //
 // A processor that has nothing to do falls asleep, and to wake it costs more than a small request. Therefore a reader whose requests have
-// come one soon after the other looks out for the next one before it sleeps, if there is a second processor for whoever will ask.
+// come one soon after the other looks out for the next one before it sleeps, if there is a second processor for whoever will ask; or
+// better, where it can be had, both stay on one processor (awake.go).
 const (
 	maxReaders  = 16
 	tick        = 4 * time.Millisecond
-	smooth      = 8                     // ticks that count for the mean of the work
-	full        = 0.9                   // how busy a reader may be
-	idleTicks   = 25                    // without a request, the ticks end until the next one
-	foundAtOnce = 4 * time.Microsecond  // a read that takes longer has waited for its request
-	foundInARow = 12                    // requests of one thread; of different ones, each counts for half of it
-	soon        = 80 * time.Microsecond // how long a reader looks out for a request
-	lucky       = 4                     // requests that came soon, after which it pays to look out for the next; one that did not takes two off
-	luckiest    = 8
+	smooth      = 8                // ticks that count for the mean of the work
+	full        = 0.9              // how busy a reader may be
+	idleTicks   = 25               // without a request, the ticks end until the next one
 	requestRoom = maxWrite + 8<<10 // the longest request: a WRITE and its headers
 	replyRoom   = 8 << 10          // any reply but long data; also a path's, for READLINK
 	longReply   = maxWrite + 8<<10
@@ -121,6 +117,7 @@ type loop struct {
 	kick    chan struct{} // wakes the watch
 	start   func()        // one more reader
 	lookOut bool          // there are processors enough to look out for requests
+	awake   *Awake        // may be nil
 
 	mu       sync.Mutex
 	readers  int           // goroutines that take one request after another
@@ -135,12 +132,12 @@ type loop struct {
 
 // newLoop answers the kernel's INIT, with which every connection begins, and has init called with the kernel's version of the
 // protocol and capabilities. The descriptor becomes the loop's.
-func newLoop(fs fuse.RawFileSystem, opts *fuse.MountOptions, fd int, log *slog.Logger, init func(minor uint32, kernel uint64)) (l *loop, err error) {
+func newLoop(fs fuse.RawFileSystem, opts *fuse.MountOptions, fd int, awake *Awake, log *slog.Logger, init func(minor uint32, kernel uint64)) (l *loop, err error) {
 	l = &loop{
 		ps: fuse.NewProtocolServer(fs, opts), log: log, fd: fd,
 		ended: make(chan struct{}), kick: make(chan struct{}, 1),
-		lookOut: runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1,
-		want:    1, watching: true,
+		lookOut: runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1, awake: awake,
+		want: 1, watching: true,
 	}
 	l.start = func() { l.wg.Go(l.reader) }
 	defer func() {
@@ -187,7 +184,8 @@ func (l *loop) add() {
 
 // worker is what a reader works with.
 type worker struct {
-	in, big *[]byte // from the pools; nil: none
+	in, big *[]byte       // from the pools; nil: none
+	wrote   time.Duration // how long the last reply took to write
 	small   [replyRoom]byte
 	inv     [1][]byte
 	outv    [1][]byte
@@ -252,12 +250,11 @@ func (l *loop) read(p []byte) (int, syscall.Errno) {
 func (l *loop) reader() {
 	w := workers.Get().(*worker)
 	defer w.free()
-	before, row := fuse.InHeader{Opcode: opInit}, 0
-	luck, alone := luck(0), false
+	pace, alone, together := newPace(), false, false
 	for {
 		in := w.request()
 		began := elapsed()
-		if l.lookOut && alone && luck >= lucky {
+		if l.lookOut && alone && pace.quick() && !together {
 			l.spin(began)
 		}
 		n, errno := l.read(in)
@@ -265,17 +262,12 @@ func (l *loop) reader() {
 			l.end(errno)
 			return
 		}
-		h := *(*fuse.InHeader)(unsafe.Pointer(&in[0]))
+		h := (*fuse.InHeader)(unsafe.Pointer(&in[0]))
 		op := h.Opcode
 		now := elapsed()
-		luck = luck.after(now - began)
-		switch { // "at once" is right often enough only: our own write may take long to return
-		case now-began >= foundAtOnce || unasked(op) || unasked(before.Opcode):
-			row = 0
-		case h.Pid != before.Pid:
-			row += foundInARow / 2
-		default:
-			row++
+		pace.took(h, now-began, w.wrote)
+		if together = l.awake != nil && alone && pace.quick() && pace.same; together {
+			l.awake.beat(h.Pid)
 		}
 		if mayWait(op) { // it leaves the room for a long request to others
 			w.msg = bytes.Clone(in[:n])
@@ -283,24 +275,14 @@ func (l *loop) reader() {
 			requestPool.Put(w.in)
 			w.in = nil
 		}
-		l.took(op, row >= foundInARow)
+		l.took(op, pace.row >= foundInARow)
 		_ = l.answer(w, n)
 		again := false
 		if again, alone = l.again(op, elapsed()-now); !again {
 			return
 		}
-		w.msg, before = nil, h
+		w.msg = nil
 	}
-}
-
-// luck is how often requests have come soon.
-type luck int
-
-func (l luck) after(wait time.Duration) luck {
-	if wait < soon+foundAtOnce {
-		return min(l+1, luckiest)
-	}
-	return max(l-2, 0)
 }
 
 // spin returns when there is a request, or after a while.
@@ -440,7 +422,9 @@ func (l *loop) answer(w *worker, n int) error {
 	if size == 0 {
 		return nil // FORGET
 	}
+	began := elapsed()
 	err := l.write(out[:size])
+	w.wrote = elapsed() - began
 	clear(out[:size])
 	switch {
 	case err == nil, errors.Is(err, syscall.ENODEV):
@@ -451,10 +435,17 @@ func (l *loop) answer(w *worker, n int) error {
 	return err
 }
 
+// write gives a reply to the kernel. It copies and wakes, and waits for nobody, so that the runtime need not know of it: as a rule
+// who is woken takes this very processor at once, and the runtime's monitor would take that for a long wait.
 func (l *loop) write(p []byte) error {
 	for {
-		if _, err := syscall.Write(l.fd, p); err == nil || !errors.Is(err, syscall.EINTR) {
-			return os.NewSyscallError("write", err)
+		_, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(l.fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		switch errno {
+		case 0:
+			return nil
+		case syscall.EINTR:
+		default:
+			return os.NewSyscallError("write", errno)
 		}
 	}
 }

@@ -21,6 +21,8 @@ type Options struct {
 	Flags              uintptr
 	Debug              bool
 	Kernel             Kernel `json:"-"` // nil: Direct
+	Awake              *Awake `json:"-"` // may be nil
+	NoSpin             bool   `json:"-"` // wait for requests asleep only
 }
 
 // flagOptions are mount options that are bits of mount(2).

@@ -114,12 +114,13 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 		opts.detach(abs, "")
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
-	l, err := newLoop(m, m.fuseOptions(), fd, m.log, m.init)
+	l, err := newLoop(m, m.fuseOptions(), fd, opts.Awake, m.log, m.init)
 	if err != nil { // it has closed fd
 		m.fd.close()
 		opts.detach(abs, "")
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
+	l.lookOut = l.lookOut && !opts.NoSpin
 	m.ended = l.ended
 	s := &Server{raw: m, dir: abs, dev: deviceOf(abs), done: make(chan struct{})}
 	m.notes.abort = func() {
