@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -52,7 +53,14 @@ const (
 	gcFrom    = 400 << 20
 )
 
-func tuneHeap() {
+// morePlaces is for goroutines that are in a system call: each keeps one of the runtime's places (GOMAXPROCS) until the runtime's monitor
+// sees it, and then, when it comes back, waits until one is free.
+const morePlaces = 2
+
+func tuneRuntime() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + morePlaces)
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -77,7 +85,7 @@ func runDaemon(c *cli.Context, dir string, o daemonOptions) (err error) {
 	if err := host.Harden(); err != nil {
 		return err
 	}
-	tuneHeap()
+	tuneRuntime()
 	level := slog.LevelInfo
 	if c.Bool("debug") {
 		level = slog.LevelDebug
