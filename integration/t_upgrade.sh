@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Stores of the first format, kept as they were (format1/make.sh), opened by the program of today: unlocked by each of their slots,
-# checked, compared with what was written down then, worked in, closed and opened again. And what is not known is refused.
+# Stores of each format that there was, kept as they were (format1/make.sh), opened by the program of today: unlocked by each of their
+# slots, checked, compared with what was written down then, worked in, closed and opened again. And what is not known is refused.
 . "$(dirname "$0")/lib.sh"
-kept=$(cd "$(dirname "$0")" && pwd)/format1
+here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=integration/format1/manifest.sh
-. "$kept/manifest.sh"
+. "$here/format1/manifest.sh"
 needs_root
 printf 'format one\n' >"$T/phrase"
 
@@ -21,12 +21,9 @@ compare() {
     "" "$(diff "$kept/$1.txt" "$T/found" | head -n 20)"
 }
 
-story "closed in order: checked before anything else touches it"
-unpack store
-matches 'result: +clean' kmsfs fsck --data
-records >"$T/records"
-same "keys, policies, grants, aliases, buckets, principals and groups are those of then" "" "$(diff "$kept/records.txt" "$T/records" | head -n 20)"
-/usr/bin/python3 - "$kept/files.txt" >"$T/under" <<'END'
+# under: how many files are under each key, as the attributes written down then say.
+under() {
+  /usr/bin/python3 - "$kept/files.txt" <<'END'
 import collections, fractions, sys
 
 links, under = 1, collections.Counter()
@@ -38,48 +35,63 @@ for line in open(sys.argv[1], encoding="utf-8", errors="surrogateescape"):
 for arn, files in sorted(under.items()):
     print(arn, files)
 END
-same "the index of files by key, which is another one now, leads to as many files as the attributes of then say" "$(cat "$T/under")" \
-  "$(while read -r arn _; do echo "$arn $(kmsfs key files "$arn" 2>/dev/null | wc -l)"; done <"$T/under")"
-works kmsfs audit verify
-matches CreateKey sh -c "kmsfs --json audit query --key alias/rotated | grep -o CreateKey"
+}
 
-story "the passphrase opens it as well as the key file"
-mv "$T/store/root.key" "$T/root.key"
-exits 4 "no unlock slot|passphrase" kmsfs key list
-matches alias/rotated kmsfs --passphrase-file "$T/phrase" alias list
-mv "$T/root.key" "$T/store/root.key"
+# opens: everything about the two stores in $kept.
+opens() {
+  local format sum
+  format=$(basename "$kept")
+  story "$format: closed in order: checked before anything else touches it"
+  unpack store
+  matches 'result: +clean' kmsfs fsck --data
+  records >"$T/records"
+  same "keys, policies, grants, aliases, buckets, principals and groups are those of then" "" "$(diff "$kept/records.txt" "$T/records" | head -n 20)"
+  under >"$T/under"
+  same "the index of files by key, which is another one than that of format1, leads to as many files as the attributes of then say" "$(cat "$T/under")" \
+    "$(while read -r arn _; do echo "$arn $(kmsfs key files "$arn" 2>/dev/null | wc -l)"; done <"$T/under")"
+  works kmsfs audit verify
+  matches CreateKey sh -c "kmsfs --json audit query --key alias/rotated | grep -o CreateKey"
 
-story "a file under the disabled key stays shut; with the key enabled everything is as it was"
-mount_for admin "$T/m" -o default_permissions
-refused "Key has been revoked" cat "$T/m/keyed/under-disabled-200"
-works kmsfs key enable alias/disabled
-compare files
+  story "$format: the passphrase opens it as well as the key file"
+  mv "$T/store/root.key" "$T/root.key"
+  exits 4 "no unlock slot|passphrase" kmsfs key list
+  matches alias/rotated kmsfs --passphrase-file "$T/phrase" alias list
+  mv "$T/root.key" "$T/store/root.key"
 
-story "it is worked in like any other"
-works sh -c "echo more >>$T/m/keyed/under-imported-200 && echo new >$T/m/bucket-key/new && echo x >$T/m/keyed/rotated1"
-works kmsfs key rotate alias/rotated
-works kmsfs rekey --to alias/plain bucket-key
-works sh -c "rm -r $T/m/plain-s3/deep && mv $T/m/limited/deep $T/m/limited/moved"
-matches "quota|bytes=10000000" attr user.s3.quota "$T/m/limited"
-refused "Disk quota exceeded" dd if=/dev/zero of="$T/m/limited/large" bs=1M count=20
-works rm -f "$T/m/limited/large"
-sum=$(files_below "$T/m" | sha256sum)
-stop_daemon
-matches 'result: +clean' kmsfs fsck --data
-mount_for admin "$T/m" -o default_permissions
-same "closed and opened again it shows the same" "$sum" "$(files_below "$T/m" | sha256sum)"
-prints new cat "$T/m/bucket-key/new"
-stop_daemon
+  story "$format: a file under the disabled key stays shut; with the key enabled everything is as it was"
+  mount_for admin "$T/m" -o default_permissions
+  refused "Key has been revoked" cat "$T/m/keyed/under-disabled-200"
+  works kmsfs key enable alias/disabled
+  compare files
 
-story "killed in the middle of work: the redo log is replayed, the epoch that was open is looked through"
-unpack killed
-mount_for admin "$T/m" -o default_permissions
-matches 'not closed in order.* checked=[1-9]' cat "$T/store/daemon.log"
-compare killed
-works kmsfs gc
-matches 'result: +clean' kmsfs fsck --data
-stop_daemon
-matches 'result: +clean' kmsfs fsck --data
+  story "$format: it is worked in like any other"
+  works sh -c "echo more >>$T/m/keyed/under-imported-200 && echo new >$T/m/bucket-key/new && echo x >$T/m/keyed/rotated1"
+  works kmsfs key rotate alias/rotated
+  works kmsfs rekey --to alias/plain bucket-key
+  works sh -c "rm -r $T/m/plain-s3/deep && mv $T/m/limited/deep $T/m/limited/moved"
+  matches "quota|bytes=10000000" attr user.s3.quota "$T/m/limited"
+  refused "Disk quota exceeded" dd if=/dev/zero of="$T/m/limited/large" bs=1M count=20
+  works rm -f "$T/m/limited/large"
+  sum=$(files_below "$T/m" | sha256sum)
+  stop_daemon
+  matches 'result: +clean' kmsfs fsck --data
+  mount_for admin "$T/m" -o default_permissions
+  same "closed and opened again it shows the same" "$sum" "$(files_below "$T/m" | sha256sum)"
+  prints new cat "$T/m/bucket-key/new"
+  stop_daemon
+
+  story "$format: killed in the middle of work: the redo log is replayed, the epoch that was open is looked through"
+  unpack killed
+  mount_for admin "$T/m" -o default_permissions
+  matches 'not closed in order.* checked=[1-9]' cat "$T/store/daemon.log"
+  compare killed
+  works kmsfs gc
+  matches 'result: +clean' kmsfs fsck --data
+  stop_daemon
+  matches 'result: +clean' kmsfs fsck --data
+}
+
+for kept in "$here/format1" "$here/format2"; do opens; done
 
 story "a store of a version or with a flag that this program does not know is left alone"
 cp -a "$T/store" "$T/before"

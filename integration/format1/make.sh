@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# make.sh: makes the store of the first format that t_upgrade.sh opens in every run, with the program of its day, and what it holds in
-# words. It was run once; the result is kept beside it. Running it again makes another store of the format that the program writes
-# then, which is for a next format's directory, not for this one.
+# make.sh [DIR]: makes the stores of one format that t_upgrade.sh opens in every run, with the program of its day, and what they hold in
+# words. It was run once for each format; the results are kept in format1 and format2 (its rows are of version 2), and are never made
+# anew: DIR is the directory of a next format. What the first format's stores do not hold yet is marked so.
 #
 #   store.tar.gz     the store, closed in order
 #   killed.tar.gz    the same store later, copied from under a daemon that was killed: rows in the redo log, epochs not closed
@@ -10,10 +10,11 @@
 #   records.txt      keys, policies, grants, principals, buckets
 #
 # The passphrase is "format one"; the key file lies in the store.
-out=$(cd "$(dirname "$0")" && pwd)
-. "$out/../lib.sh"
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../lib.sh"
 # shellcheck source=integration/format1/manifest.sh
-. "$out/manifest.sh"
+. "$here/manifest.sh"
+out=$(cd "${1:-$here}" && pwd) || die "no directory ${1:-}"
 needs_root
 [ ! -e "$out/store.tar.gz" ] || die "$out/store.tar.gz is there already: a kept store is never made anew"
 
@@ -126,6 +127,13 @@ set_attr user.s3.sse "aws:kms:alias/plain;context=$(printf '{"team":"payroll"}' 
 bytes 500 context >keyed/context
 set_attr user.s3.sse "AES256" managed/private
 bytes 500 default >managed/private/of-the-directory
+
+story "since format2: more files under a key than one row of the index names, many of them elsewhere or gone"
+mkdir keyed/many
+for n in $(seq 1 159); do printf 'one of many, %d\n' "$n" >"keyed/many/f$n"; done
+works kmsfs rekey --from "$plain" --to "$rotated" keyed/many/f1??
+rm keyed/many/f[2-6]?
+mv keyed/many/f99 keyed/deep/from-many
 cd / || exit 1
 
 story "closed, and written down"
@@ -153,9 +161,10 @@ last "the end"
 cd / || exit 1
 files_below "$T/m" >"$out/killed.txt"
 cd "$T/m" || die "no mount"
+mapfile -t living < <(daemons)
 last "not the end"
-last "the end" # in an epoch that is not closed, over another extent of it
-for p in $(daemons); do kill -9 "$p"; done
+last "the end" # in an epoch that is not closed, over another extent of it; t_upgrade.sh says if it was closed after all
+kill -9 "${living[@]}"
 cd / || exit 1
 eventually 20 no_daemon
 tar -C "$T" --owner=0 --group=0 --exclude=lock --exclude='*.sock' --exclude=daemon.log -cSf - store | gzip -9n >"$out/killed.tar.gz"
