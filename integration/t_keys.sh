@@ -61,6 +61,7 @@ prints one as bob cat "$T/bob/box/one"
 refused "Permission denied" as bob sh -c "echo x >$T/bob/box/four"
 matches "$grant" kmsfs grant list alias/console
 works kmsfs grant revoke alias/console "$grant"
+refused "kmsfs grant list KEY" kmsfs grant revoke alias/console "$grant"
 refused "Permission denied" as bob cat "$T/bob/box/one"
 lacks "$grant" kmsfs grant list alias/console
 

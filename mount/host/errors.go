@@ -168,7 +168,7 @@ func kmsHint(code string) string {
 	case "KMSInvalidStateException":
 		return "kmsfs key show KEY tells its state"
 	case "NotFoundException":
-		return "kmsfs key list, kmsfs alias list"
+		return "kmsfs key list, kmsfs alias list, kmsfs grant list KEY"
 	case "AlreadyExistsException":
 		return "kmsfs alias update NAME KEY points it elsewhere"
 	case "MalformedPolicyDocumentException":
