@@ -96,7 +96,7 @@ func (l *faultLab) decideRows(op kvtest.Op, n int) (kvtest.Fault, error) {
 	if (l.dead || l.failed) && op != kvtest.View {
 		return kvtest.NotApplied, kv.ErrFailed
 	}
-	fault := l.plan([]string{"view", "update", "sync"}[op], n)
+	fault := l.plan([]string{"view", "update", "sync", "deferred"}[op], n)
 	if fault != kvtest.None && op != kvtest.View && !l.dead {
 		l.failed = true
 		return fault, kv.ErrFailed
@@ -422,7 +422,7 @@ func TestEveryFault(t *testing.T) {
 	w.ok(l.close())
 
 	runs, told := 0, 0
-	for _, op := range []string{"update", "sync", "view", "append", "read", "extent sync", "free"} {
+	for _, op := range []string{"update", "deferred", "sync", "view", "append", "read", "extent sync", "free"} {
 		step := 1
 		if op == "view" {
 			step = 3

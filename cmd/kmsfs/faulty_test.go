@@ -23,9 +23,10 @@ const faultyEnv = "KMSFS_FAULTY"
 
 // faultOrder makes an operation fail; the zero value none.
 type faultOrder struct {
-	Op      string `json:"op"` // view, update, sync; append, read, extent-sync, free
+	Op      string `json:"op"` // view, update, deferred, sync; append, read, extent-sync, free
 	N       int    `json:"n"`  // counted from the order on
 	Applied bool   `json:"applied"`
+	NoSpace bool   `json:"noSpace"` // of an update or a deferred one that is not applied: there is no room, and nothing else is wrong
 }
 
 // faultCount is what happened since the last order.
@@ -65,13 +66,24 @@ type failing struct {
 }
 
 func (s failing) Update(fn func(kv.Txn) error) error {
-	s.f.mu.Lock()
-	failed := s.f.failed
-	s.f.mu.Unlock()
-	if failed {
+	if s.f.over() {
 		return kv.ErrFailed
 	}
 	return s.Store.Update(fn)
+}
+
+// UpdateDeferred implements kv.Deferrer: without it what follows here would see no deferred commit at all.
+func (s failing) UpdateDeferred(fn func(kv.Txn) error) error {
+	if s.f.over() {
+		return kv.ErrFailed
+	}
+	return kv.UpdateDeferred(s.Store, fn)
+}
+
+func (f *faults) over() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed
 }
 
 // ranging keeps a store one that can be collected.
@@ -118,7 +130,10 @@ func (f *faults) rows(op kvtest.Op, _ int) (kvtest.Fault, error) {
 	if f.failed && op != kvtest.View {
 		return kvtest.NotApplied, kv.ErrFailed
 	}
-	fault := f.next([]string{"view", "update", "sync"}[op])
+	fault := f.next([]string{"view", "update", "sync", "deferred"}[op])
+	if fault != kvtest.None && f.order.NoSpace {
+		return fault, kv.ErrNoSpace
+	}
 	if fault != kvtest.None && op != kvtest.View {
 		f.failed = true
 		return fault, kv.ErrFailed

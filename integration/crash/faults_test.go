@@ -19,6 +19,15 @@ type order struct {
 	Op      string `json:"op"`
 	N       int    `json:"n"`
 	Applied bool   `json:"applied"`
+	NoSpace bool   `json:"noSpace"`
+}
+
+// errno is what the caller of a step is told.
+func (o order) errno() int {
+	if o.NoSpace {
+		return int(syscall.ENOSPC)
+	}
+	return int(syscall.EIO)
 }
 
 type count struct {
@@ -90,7 +99,7 @@ func TestFaultsThroughMounts(t *testing.T) {
 	r.steps("count", 1)
 	counted := r.order(order{}).Counts
 	var all []order
-	for _, op := range []string{"update", "sync", "append", "extent-sync", "read", "view"} {
+	for _, op := range []string{"update", "deferred", "sync", "append", "extent-sync", "read", "view"} {
 		if counted[op] == 0 {
 			t.Errorf("the workload has no %s", op)
 		}
@@ -99,7 +108,10 @@ func TestFaultsThroughMounts(t *testing.T) {
 			step = 5 // looks at the rows: many, and alike
 		}
 		for n := 0; n < counted[op]; n += step {
-			all = append(all, order{op, n, false}, order{op, n, true})
+			all = append(all, order{Op: op, N: n}, order{Op: op, N: n, Applied: true})
+			if op == "update" || op == "deferred" {
+				all = append(all, order{Op: op, N: n, NoSpace: true})
+			}
 		}
 	}
 	rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
@@ -119,7 +131,7 @@ func TestFaultsThroughMounts(t *testing.T) {
 			if x.Call == "" {
 				continue
 			}
-			if failed++; x.Errno != int(syscall.EIO) {
+			if failed++; x.Errno != o.errno() {
 				t.Errorf("%+v, step %s: %v", o, step, x)
 			}
 		}
@@ -129,7 +141,7 @@ func TestFaultsThroughMounts(t *testing.T) {
 		if failed > 0 {
 			reached++
 		}
-		if c.Fired && failed == 0 && (o.Op == "update" || o.Op == "append") {
+		if c.Fired && failed == 0 && (o.Op == "update" && !o.NoSpace || o.Op == "append") {
 			t.Errorf("%+v: nobody was told", o)
 		}
 		if !c.Fired && failed > 0 {

@@ -15,6 +15,7 @@ const (
 	View Op = iota
 	Update
 	Sync
+	Deferred // an UpdateDeferred
 )
 
 // Fault says how an operation goes.
@@ -36,10 +37,13 @@ type Faulty struct {
 
 	mu     sync.Mutex
 	decide func(op Op, n int) (Fault, error)
-	counts [3]int
+	counts [4]int
 }
 
-var _ kv.Store = (*Faulty)(nil)
+var (
+	_ kv.Store    = (*Faulty)(nil)
+	_ kv.Deferrer = (*Faulty)(nil)
+)
 
 // NewFaulty wraps inner. Before each operation decide is called with the operation and how many of its kind came before; a nil
 // error stands for ErrInjected. A nil decide lets everything pass.
@@ -51,7 +55,7 @@ func NewFaulty(inner kv.Store, decide func(op Op, n int) (Fault, error)) *Faulty
 func (f *Faulty) Decide(decide func(op Op, n int) (Fault, error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.decide, f.counts = decide, [3]int{}
+	f.decide, f.counts = decide, [4]int{}
 }
 
 // Count returns how many operations of a kind there were since NewFaulty or Decide.
@@ -90,15 +94,15 @@ func (f *Faulty) View(fn func(kv.Reader) error) error {
 }
 
 // Update runs the function in any case, and fails in place of the commit or after it.
-func (f *Faulty) Update(fn func(kv.Txn) error) error { return f.update(fn, f.inner.Update) }
+func (f *Faulty) Update(fn func(kv.Txn) error) error { return f.update(Update, fn, f.inner.Update) }
 
-// UpdateDeferred is an Update, as far as faults go.
+// UpdateDeferred fails as Update does. It is deferred if the store beneath defers commits.
 func (f *Faulty) UpdateDeferred(fn func(kv.Txn) error) error {
-	return f.update(fn, func(fn func(kv.Txn) error) error { return kv.UpdateDeferred(f.inner, fn) })
+	return f.update(Deferred, fn, func(fn func(kv.Txn) error) error { return kv.UpdateDeferred(f.inner, fn) })
 }
 
-func (f *Faulty) update(fn func(kv.Txn) error, update func(func(kv.Txn) error) error) error {
-	fault, injected := f.next(Update)
+func (f *Faulty) update(op Op, fn func(kv.Txn) error, update func(func(kv.Txn) error) error) error {
+	fault, injected := f.next(op)
 	err := update(func(tx kv.Txn) error {
 		if err := fn(tx); err != nil {
 			return err
