@@ -179,7 +179,8 @@ func (v *Volume) lockUnborn(n *inode) (dir *inode, unlock func(), err error) {
 	return dir, func() { n.mu.Unlock(); v.unlock(dir) }, nil
 }
 
-// commitRow is commitBy for one inode that lockRow has locked, together with its birth if there is a directory.
+// commitRow is commitBy for one inode that lockRow has locked, together with its birth if there is a directory. A birth that failed and was
+// applied all the same is taken back in the same transaction: what it wrote is not what is written now.
 func (v *Volume) commitRow(update func(func(*meta.Tx) error) error, what string, n, dir *inode, fn func(*meta.Tx, *meta.Inode) error) error {
 	if dir == nil {
 		return v.commitBy(update, what, []*inode{n}, func(t *meta.Tx, rows []*meta.Inode) error { return fn(t, rows[0]) })
@@ -196,7 +197,7 @@ func (v *Volume) commitRow(update func(func(*meta.Tx) error) error, what string,
 		e := meta.Dentry{Name: row.Links[0].Name, Ino: row.Ino, Type: row.Type}
 		if alone {
 			t.AddDentryAt(d, e, tie)
-		} else if err := t.AddDentry(d, e); err != nil {
+		} else if err := t.AddDentryOwn(d, e); err != nil {
 			return err
 		}
 		return fn(t, row)

@@ -1,7 +1,9 @@
 package fs
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -213,6 +215,50 @@ func TestUnbornNoSpace(t *testing.T) {
 		t.Errorf("content %q", got)
 	}
 	r.ok(g.Close())
+}
+
+// TestBirthThatWasAppliedAllTheSame: the commit that gives a file its rows is applied and said to have failed. The next one must know the rows
+// for the file's own, and leave what is written then, not more.
+func TestBirthThatWasAppliedAllTheSame(t *testing.T) {
+	for _, size := range []int{0, 5000, 300_000} {
+		for _, listed := range []bool{false, true} {
+			t.Run(fmt.Sprint(size, listed), func(t *testing.T) {
+				store := kvtest.NewFaulty(memkv.New(), nil)
+				r := newRigWith(t, store, memextent.New())
+				b := r.bucket("b")
+				if listed {
+					r.list(b)
+				}
+				f := r.create(b, "f")
+				r.ok(second(f.WriteAt(bytes.Repeat([]byte{1}, size), 0)))
+				store.Decide(func(op kvtest.Op, _ int) (kvtest.Fault, error) {
+					if op == kvtest.Update {
+						return kvtest.Applied, nil
+					}
+					return kvtest.None, nil
+				})
+				r.want(kvtest.ErrInjected, f.Flush())
+				store.Decide(nil)
+				want := bytes.Repeat([]byte{2}, size/2)
+				r.ok(f.Truncate(0))
+				r.ok(second(f.WriteAt(want, 0)))
+				r.ok(f.Flush())
+				r.ok(f.Close())
+				if got := r.list(b); !slices.Equal(got, []string{"f"}) {
+					t.Errorf("names %v", got)
+				}
+				r.reopen()
+				g := r.file(f.Ino())
+				if !bytes.Equal(r.read(g), want) {
+					t.Error("another content")
+				}
+				r.ok(g.Close())
+				if got := r.list(b); !slices.Equal(got, []string{"f"}) {
+					t.Errorf("names %v", got)
+				}
+			})
+		}
+	}
 }
 
 // TestUnbornIsRemovedFromAFullDisk: a file that found no space when it was closed can be removed while there is none, and is not there

@@ -7,10 +7,12 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/extent/memextent"
 	"github.com/kmsfs/kmsfs/fs/kv"
 	"github.com/kmsfs/kmsfs/fs/kv/kvtest"
 	"github.com/kmsfs/kmsfs/fs/kv/memkv"
+	"github.com/kmsfs/kmsfs/fs/kv/sealed"
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
@@ -123,4 +125,51 @@ func TestUpgradeFromVersion1(t *testing.T) {
 	r.want(ErrVersion, err)
 	r.setVersion(superVersion)
 	r.open()
+}
+
+// TestUpgradeWithADamagedIndex: a row of the older index that cannot be read keeps no store shut, for the inodes know what it said.
+func TestUpgradeWithADamagedIndex(t *testing.T) {
+	raw := memkv.New()
+	r := newRigWith(t, sealed.New(raw, crypto.NewDataKey()), memextent.New())
+	b := r.bucket("bucket")
+	under := map[string][]Ino{}
+	for i := range 300 {
+		arn := fmt.Sprintf("arn:%d", i%3)
+		f := r.createUnder(b, fmt.Sprint(i), arn)
+		f.close()
+		under[arn] = append(under[arn], f.ino)
+		for range 300 { // blocks of their own
+			_, err := r.v.NewIno()
+			r.ok(err)
+		}
+	}
+	r.ok(r.v.Close())
+	r.toVersion1()
+	n := 0
+	damaged := func() {
+		r.ok(raw.Update(func(tx kv.Txn) error {
+			return tx.Scan([]byte{'k'}, []byte{'l'}, func(k, v []byte) (bool, error) {
+				if n++; n%100 == 50 {
+					tx.Set(slices.Clone(k), append(slices.Clone(v), 0))
+				}
+				return true, nil
+			})
+		}))
+	}
+	damaged()
+	if n != 300 {
+		t.Fatalf("%d rows of the older index", n)
+	}
+	r.open()
+	for arn, want := range under {
+		if got := r.underKey(arn); !slices.Equal(got, want) {
+			t.Errorf("%s has %d files, want %d", arn, len(got), len(want))
+		}
+	}
+	r.ok(r.v.Rows().DropFileUses(t.Context()))
+	n = 0
+	damaged()
+	if n != 0 {
+		t.Errorf("%d rows of the older index are left", n)
+	}
 }

@@ -170,8 +170,12 @@ func (v *Volume) load() error {
 // an upgrade that was interrupted begins anew. What the older index leaves is deleted by package gc.
 func (v *Volume) upgrade() error {
 	v.log.Info("upgrading the rows of the volume", "from", 1, "to", superVersion)
-	if err := v.db.UpgradeKeyUses(); err != nil {
+	rebuilt, err := v.db.UpgradeKeyUses()
+	if err != nil {
 		return err
+	}
+	if rebuilt {
+		v.log.Warn("the index of files by key could not be read and was made anew")
 	}
 	return v.db.Update(func(t *meta.Tx) error {
 		super, err := t.Super()

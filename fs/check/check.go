@@ -28,7 +28,13 @@
 // are counted anew, and what lost its place moves into the directory lost+found of its bucket: inodes that no entry names, and entries
 // whose inode is gone, as a symbolic link that tells directory, name and inode number in words (there is nothing else left of them). Each
 // is reported. Nothing else is touched; in particular a row set that does not agree stays as it is, because that is what tells a reader
-// that something is missing. Nothing is repaired if any row could not be read.
+// that something is missing.
+//
+// A row that cannot be read is reported with what hangs on it, and ends nothing. Rows that say nothing but their key (of the index of files
+// by key) or next to nothing (tombstones) are written anew. An inode whose row cannot be read keeps its entries and its rows, since nobody
+// knows what they are worth; what is in it, if it was a directory, moves to lost+found. Where an entry cannot be read, the inode that
+// it named moves there too, if it has no other name. Quotas are not counted anew while inodes cannot be read. Nothing is repaired if a scan
+// ended early: what lies behind would look lost.
 package check
 
 import (
@@ -108,7 +114,7 @@ const maxProblems = 10_000
 
 // Report is what was found.
 type Report struct {
-	Complete    bool           `json:"complete"` // every row was read
+	Complete    bool           `json:"complete"` // every row could be read
 	Inodes      int64          `json:"inodes"`
 	Directories int64          `json:"directories"`
 	Files       int64          `json:"files"`
@@ -222,14 +228,17 @@ type checker struct {
 	rep     *Report
 	r       *meta.Reader
 
-	inodes map[meta.Ino]*node
-	tombs  map[meta.Ino]bool
-	super  meta.Super
-	uses   map[meta.KeyUse]bool
-	inline map[inlineID]bool // inline extents that are named; true: by a map, so that they must be there
-	blocks extent.Blocks
-	jobs   []job
-	fixes  []fix
+	inodes  map[meta.Ino]*node
+	damaged map[meta.Ino]*damaged
+	unread  map[meta.Ino]bool // directories with an entry that cannot be read
+	ended   bool              // a scan ended early
+	tombs   map[meta.Ino]bool
+	super   meta.Super
+	uses    map[meta.KeyUse]bool
+	inline  map[inlineID]bool // inline extents that are named; true: by a map, so that they must be there
+	blocks  extent.Blocks
+	jobs    []job
+	fixes   []fix
 
 	gone    map[string]*KeyGone // by ARN; nil: the key is there
 	limited []meta.Ino          // buckets with a quota
@@ -241,8 +250,9 @@ type checker struct {
 
 // node is what the checker keeps of an inode.
 type node struct {
-	row      *meta.Inode // without target and bucket configuration
-	entries  []link      // that name it
+	row      *meta.Inode      // without target and bucket configuration
+	entries  []link           // that name it
+	stray    []meta.RawDentry // that name it and whose directory is not there or cannot be read
 	subdirs  uint32
 	set      meta.Set // of its entries or pieces
 	attrs    meta.Set
@@ -250,6 +260,15 @@ type node struct {
 	lastEnd  uint64
 	covered  uint64
 	mapWrong bool
+}
+
+// damaged is what hangs on an inode whose row cannot be read.
+type damaged struct {
+	why     error
+	entries []link // that name it
+	held    int64  // entries in it
+	pieces  int64
+	attrs   int64
 }
 
 // link is an entry seen from its inode.
@@ -285,7 +304,7 @@ func (c *checker) scan(what string, err error) error {
 	if errors.Is(err, errStop) {
 		return err
 	}
-	c.rep.Complete = false
+	c.rep.Complete, c.ended = false, true
 	c.rep.add(BadRow, 0, "%s: %v; what lies behind was not looked at", what, err)
 	return nil
 }

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/kmsfs/kmsfs/crypto/block"
@@ -88,7 +89,9 @@ func (c *checker) piece(p meta.RawPiece) {
 	}
 	n := c.inodes[p.Ino]
 	if n == nil {
-		if !c.tombs[p.Ino] {
+		if d := c.damaged[p.Ino]; d != nil {
+			d.pieces++
+		} else if !c.tombs[p.Ino] {
 			c.rep.add(Orphan, p.Ino, "a piece of an inode that is not there")
 		}
 		return
@@ -122,13 +125,17 @@ func (c *checker) extent(ino meta.Ino, x *meta.Extent) {
 
 // scanInline looks whether the inline bytes are those that pieces name.
 func (c *checker) scanInline() error {
-	err := c.r.EachInline(func(ino meta.Ino, id meta.ExtentID, sealed int) error {
+	err := c.r.EachInline(func(ino meta.Ino, id meta.ExtentID, sealed int, damage error) error {
 		k := inlineID{ino, id}
+		if damage != nil {
+			delete(c.inline, k)
+			return c.bad(fmt.Sprintf("inline extent %d", id), ino, damage)
+		}
 		if _, named := c.inline[k]; named {
 			delete(c.inline, k)
 		} else if c.inodes[ino] != nil {
 			c.rep.add(Orphan, ino, "inline extent %d of %d bytes, which no piece names", id, sealed)
-		} else if !c.tombs[ino] {
+		} else if !c.tombs[ino] && c.damaged[ino] == nil {
 			c.rep.add(Orphan, ino, "inline extent %d of an inode that is not there", id)
 		}
 		return c.step()

@@ -14,6 +14,8 @@ const (
 	setLinks
 	adopt
 	addUse
+	renewUse
+	renewTomb
 	recount
 )
 
@@ -24,6 +26,8 @@ type fix struct {
 	link    meta.Link
 	links   []meta.Link
 	nlink   uint32
+	stray   []meta.RawDentry // to be taken away: their directories account for nothing
+	use     meta.KeyUse
 	problem int
 }
 
@@ -35,8 +39,8 @@ func (c *checker) repair() error {
 	if len(c.fixes) == 0 {
 		return nil
 	}
-	if !c.rep.Complete {
-		c.rep.add(Unrepairable, 0, "nothing is repaired while rows cannot be read: what they name would look lost")
+	if c.ended {
+		c.rep.add(Unrepairable, 0, "nothing is repaired while rows cannot be looked at: what they name would look lost")
 		return nil
 	}
 	// Link counts first: they were taken before the others, which keep them right. Quotas last: the others do not count.
@@ -53,6 +57,9 @@ func (c *checker) repair() error {
 			}
 			c.fixed(f)(c.fix(f))
 		}
+	}
+	if !c.rep.Complete {
+		return nil // what cannot be read cannot be counted
 	}
 	err := c.vol.RecountQuotas(c.ctx)
 	for _, f := range c.fixes {
@@ -71,7 +78,7 @@ func (c *checker) fixed(f fix) func(done string, err error) {
 			return
 		}
 		c.rep.Repaired++
-		if f.problem >= 0 {
+		if f.problem >= 0 && f.problem < len(c.rep.Problems) { // it is listed
 			c.rep.Problems[f.problem].Repair = done
 		}
 	}
@@ -83,7 +90,18 @@ func (c *checker) fix(f fix) (done string, err error) {
 		return c.keepEntry(f)
 	case setLinks:
 		done = fmt.Sprintf("set %d names and link count %d", len(f.links), f.nlink)
-		err = c.vol.Repair(func(t *meta.Tx) error { return t.SetLinks(f.ino, f.links, f.nlink) })
+		err = c.vol.Repair(func(t *meta.Tx) error {
+			if err := dropStray(t, f.stray); err != nil {
+				return err
+			}
+			return t.SetLinks(f.ino, f.links, f.nlink)
+		})
+	case renewUse:
+		done = "wrote it anew"
+		err = c.vol.Repair(func(t *meta.Tx) error { t.RenewKeyUse(f.use); return nil })
+	case renewTomb:
+		done = "wrote it anew: what is left of the removed inode is freed"
+		err = c.vol.Repair(func(t *meta.Tx) error { return t.RenewTomb(f.ino, c.super.Epoch+1) })
 	case addUse:
 		done = "listed it"
 		err = c.vol.Repair(func(t *meta.Tx) error {
@@ -117,9 +135,21 @@ func (c *checker) adopt(f fix) (done string, err error) {
 		if err != nil {
 			return err
 		}
+		if err := dropStray(t, f.stray); err != nil {
+			return err
+		}
 		return t.Adopt(f.ino, dir, name)
 	})
 	return fmt.Sprintf("moved to %s/%s of its bucket", LostFound, name), err
+}
+
+func dropStray(t *meta.Tx, all []meta.RawDentry) error {
+	for _, d := range all {
+		if err := t.DropStray(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keepEntry takes an entry whose inode is gone out of its directory, and leaves a symbolic link in lost+found of the bucket whose target

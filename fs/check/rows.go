@@ -2,6 +2,7 @@ package check
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -11,7 +12,8 @@ import (
 
 // rows looks at all rows, in one snapshot.
 func (c *checker) rows() error {
-	c.inodes, c.tombs = map[meta.Ino]*node{}, map[meta.Ino]bool{}
+	c.inodes, c.damaged, c.tombs = map[meta.Ino]*node{}, map[meta.Ino]*damaged{}, map[meta.Ino]bool{}
+	c.unread = map[meta.Ino]bool{}
 	c.inline, c.uses = map[inlineID]bool{}, map[meta.KeyUse]bool{}
 	c.gone, c.held = map[string]*KeyGone{}, map[meta.Ino]meta.Usage{}
 	var err error
@@ -55,11 +57,12 @@ func (c *checker) bad(what string, ino meta.Ino, err error) error {
 
 func (c *checker) scanTombs() error {
 	return c.r.EachTomb(func(t meta.Tomb, err error) error {
-		if err != nil {
-			return c.bad("tombstone", t.Ino, err)
-		}
 		c.rep.Removed++
 		c.tombs[t.Ino] = true
+		if err != nil {
+			c.fixes = append(c.fixes, fix{kind: renewTomb, ino: t.Ino, problem: len(c.rep.Problems)})
+			return c.bad("tombstone", t.Ino, err)
+		}
 		return c.step()
 	})
 }
@@ -67,7 +70,9 @@ func (c *checker) scanTombs() error {
 func (c *checker) scanInodes() error {
 	return c.r.EachInode(func(ino meta.Ino, n *meta.Inode, err error) error {
 		if err != nil {
-			return c.bad("inode", ino, err)
+			c.rep.Complete = false
+			c.damaged[ino] = &damaged{why: err}
+			return c.step()
 		}
 		c.rep.Inodes++
 		switch n.Type {
@@ -147,14 +152,18 @@ func (c *checker) sealing(n *meta.Inode) {
 func (c *checker) scanEntries() error {
 	return c.r.EachDentry(func(d meta.RawDentry, err error) error {
 		if err != nil {
+			c.unread[d.Parent] = true
 			return c.bad("entry of directory", d.Parent, err)
 		}
 		c.rep.Entries++
 		if !d.Placed {
 			c.rep.add(BadEntry, d.Parent, "entry %q lies at another name's place", d.Name)
 		}
-		dir := c.inodes[d.Parent]
+		dir, n := c.inodes[d.Parent], c.inodes[d.Ino]
 		switch {
+		case c.damaged[d.Parent] != nil:
+			c.damaged[d.Parent].held++
+		case dir == nil && n != nil: // the inode tells
 		case dir == nil:
 			c.rep.add(Orphan, d.Parent, "entry %q of a directory that is not there", d.Name)
 		case dir.row.Type != meta.Directory:
@@ -162,7 +171,13 @@ func (c *checker) scanEntries() error {
 		default:
 			dir.set.Add(d)
 		}
-		n := c.inodes[d.Ino]
+		if x := c.damaged[d.Ino]; x != nil {
+			x.entries = append(x.entries, link{meta.Link{Parent: d.Parent, Name: d.Name}})
+			if d.Type == meta.Directory && dir != nil {
+				dir.subdirs++
+			}
+			return c.step()
+		}
 		if n == nil {
 			at := c.rep.add(Dangling, d.Ino, "entry %q of directory %d names an inode that is not there", d.Name, d.Parent)
 			if dir != nil {
@@ -173,8 +188,12 @@ func (c *checker) scanEntries() error {
 		if n.row.Type != d.Type {
 			c.rep.add(BadEntry, d.Ino, "entry %q of directory %d says type %d, the inode %d", d.Name, d.Parent, d.Type, n.row.Type)
 		}
+		if dir == nil {
+			n.stray = append(n.stray, d)
+			return c.step()
+		}
 		n.entries = append(n.entries, link{meta.Link{Parent: d.Parent, Name: d.Name}})
-		if n.row.Type == meta.Directory && dir != nil {
+		if n.row.Type == meta.Directory {
 			dir.subdirs++
 		}
 		return c.step()
@@ -188,6 +207,8 @@ func (c *checker) scanXattrs() error {
 		}
 		if n := c.inodes[x.Ino]; n != nil {
 			n.attrs.Add(x)
+		} else if d := c.damaged[x.Ino]; d != nil {
+			d.attrs++
 		} else if !c.tombs[x.Ino] {
 			c.rep.add(Orphan, x.Ino, "an attribute of an inode that is not there")
 		}
@@ -196,8 +217,12 @@ func (c *checker) scanXattrs() error {
 }
 
 func (c *checker) scanUses() error {
-	return c.r.EachKeyUse(func(u meta.KeyUse) error {
+	return c.r.EachKeyUse(func(u meta.KeyUse, err error) error {
 		c.uses[u] = true
+		if err != nil {
+			c.fixes = append(c.fixes, fix{kind: renewUse, use: u, problem: len(c.rep.Problems)})
+			return c.bad("index of files by key", 0, err)
+		}
 		return c.step()
 	})
 }
@@ -205,6 +230,9 @@ func (c *checker) scanUses() error {
 // judge compares what the scans gathered.
 func (c *checker) judge() {
 	db := c.vol.Rows()
+	for _, ino := range slices.Sorted(maps.Keys(c.damaged)) {
+		c.hanging(ino, c.damaged[ino])
+	}
 	for _, ino := range slices.Sorted(maps.Keys(c.inodes)) {
 		n := c.inodes[ino]
 		if n.set != n.row.Rows {
@@ -227,6 +255,18 @@ func (c *checker) judge() {
 	}
 }
 
+// hanging reports an inode whose row cannot be read.
+func (c *checker) hanging(ino meta.Ino, d *damaged) {
+	names := "no entry names it"
+	if len(d.entries) > 0 {
+		names = fmt.Sprintf("entry %q of directory %d names it", d.entries[0].Name, d.entries[0].Parent)
+	}
+	if more := len(d.entries) - 1; more > 0 {
+		names += fmt.Sprintf(", and %d more", more)
+	}
+	c.rep.add(BadRow, ino, "inode: %v; %s; on it hang %d entries, %d pieces, %d attributes", d.why, names, d.held, d.pieces, d.attrs)
+}
+
 // links compares the names in the row with the entries.
 func (c *checker) links(ino meta.Ino, n *node) {
 	if ino == meta.RootIno {
@@ -234,6 +274,11 @@ func (c *checker) links(ino meta.Ino, n *node) {
 			at := c.rep.add(BadLinks, ino, "the root has %d links, %d buckets are there", n.row.Nlink, n.subdirs)
 			c.fixes = append(c.fixes, fix{kind: setLinks, ino: ino, nlink: 2 + n.subdirs, problem: at})
 		}
+		return
+	}
+	if len(n.entries) == 0 && len(n.stray) > 0 {
+		at := c.rep.add(Nameless, ino, "its only entry, %q, is in directory %d, which is not there or cannot be read", n.stray[0].Name, n.stray[0].Parent)
+		c.fixes = append(c.fixes, fix{kind: adopt, ino: ino, stray: n.stray, problem: at})
 		return
 	}
 	if len(n.entries) == 0 {
@@ -256,8 +301,13 @@ func (c *checker) links(ino meta.Ino, n *node) {
 	if n.row.Nlink == want && sameLinks(names, n.row.Links) {
 		return
 	}
+	lost := slices.ContainsFunc(n.row.Links, func(l meta.Link) bool { return c.unread[l.Parent] && !slices.Contains(names, l) })
+	if lost {
+		c.rep.add(BadLinks, ino, "its row has %d names, and one of the entries that cannot be read may be one of them", len(n.row.Links))
+		return
+	}
 	at := c.rep.add(BadLinks, ino, "its row has %d links and %d names, there are %d names and the count should be %d", n.row.Nlink, len(n.row.Links), len(names), want)
-	c.fixes = append(c.fixes, fix{kind: setLinks, ino: ino, links: names, nlink: want, problem: at})
+	c.fixes = append(c.fixes, fix{kind: setLinks, ino: ino, links: names, nlink: want, stray: n.stray, problem: at})
 }
 
 func sameLinks(a, b []meta.Link) bool {

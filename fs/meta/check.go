@@ -4,15 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/kmsfs/kmsfs/fs/kv"
 )
 
-// Read-only scans of all rows of a kind, for the checker and the collector, and what the checker may write. A row that cannot be
-// decoded goes to fn with its error. A row that is not authentic ends the scan: what lies behind it is not seen.
+// Read-only scans of all rows of a kind, for the checker and the collector, and what the checker may write. A row that is not authentic,
+// or cannot be decoded, goes to fn with its error and with what its key says, and does not end the scan.
 
 // EachInode calls fn for every inode row, in order of number.
 func (r *Reader) EachInode(fn func(ino Ino, n *Inode, err error) error) error {
-	return r.each(kindInode, 9, func(k, v []byte) error {
+	return r.each(kindInode, 9, func(k, v []byte, err error) error {
 		ino := Ino(u64(k[1:]))
+		if err != nil {
+			return fn(ino, nil, err)
+		}
 		n, err := decodeInode(ino, v)
 		return fn(ino, n, err)
 	})
@@ -30,23 +35,33 @@ type Use struct {
 
 // EachUse calls fn for every inode row, in order of number, as EachInode does for less than half the price.
 func (r *Reader) EachUse(fn func(u Use, err error) error) error {
-	return r.each(kindInode, 9, func(k, v []byte) error { return fn(decodeUse(Ino(u64(k[1:])), v)) })
+	return r.each(kindInode, 9, func(k, v []byte, err error) error {
+		if err != nil {
+			return fn(Use{Ino: Ino(u64(k[1:]))}, err)
+		}
+		return fn(decodeUse(Ino(u64(k[1:])), v))
+	})
 }
 
 // RawDentry is an entry with what its row says beside it.
 type RawDentry struct {
 	Parent Ino
 	Dentry
-	Placed bool // its key is the one that its name has
+	Placed bool    // its key is the one that its name has
+	place  [9]byte // in its directory: hash and tie-break
 	print  [32]byte
 }
 
 // EachDentry calls fn for every directory entry, by directory.
 func (r *Reader) EachDentry(fn func(d RawDentry, err error) error) error {
-	return r.each(kindDentry, 18, func(k, v []byte) error {
-		d, err := decodeDentry(v)
-		raw := RawDentry{Parent: Ino(u64(k[1:9])), Dentry: d, print: r.db.sets.sum(k, v)}
-		raw.Placed = err == nil && u64(k[9:17]) == r.db.nameHash(d.Name)
+	return r.each(kindDentry, 18, func(k, v []byte, err error) error {
+		raw := RawDentry{Parent: Ino(u64(k[1:9])), place: [9]byte(k[9:])}
+		if err != nil {
+			return fn(raw, err)
+		}
+		raw.print = r.db.sets.sum(k, v)
+		raw.Dentry, err = decodeDentry(v)
+		raw.Placed = err == nil && u64(k[9:17]) == r.db.nameHash(raw.Name)
 		return fn(raw, err)
 	})
 }
@@ -60,7 +75,10 @@ type RawPiece struct {
 
 // EachPiece calls fn for every piece of every extent map, by inode and offset.
 func (r *Reader) EachPiece(fn func(p RawPiece, err error) error) error {
-	return r.each(kindPiece, 17, func(k, v []byte) error {
+	return r.each(kindPiece, 17, func(k, v []byte, err error) error {
+		if err != nil {
+			return fn(RawPiece{Ino: Ino(u64(k[1:9]))}, err)
+		}
 		p, err := decodePieceRow(u64(k[9:17]), v)
 		return fn(RawPiece{Ino: Ino(u64(k[1:9])), Piece: p, print: r.db.sets.sum(k, v)}, err)
 	})
@@ -75,7 +93,10 @@ type RawXattr struct {
 
 // EachXattr calls fn for every extended attribute, by inode.
 func (r *Reader) EachXattr(fn func(x RawXattr, err error) error) error {
-	return r.each(kindXattr, 25, func(k, v []byte) error {
+	return r.each(kindXattr, 25, func(k, v []byte, err error) error {
+		if err != nil {
+			return fn(RawXattr{Ino: Ino(u64(k[1:9]))}, err)
+		}
 		name, _, err := decodeXattr(v)
 		return fn(RawXattr{Ino: Ino(u64(k[1:9])), Name: name, print: r.db.sets.sum(k, v)}, err)
 	})
@@ -89,9 +110,9 @@ func (p RawPiece) fingerprint() [32]byte  { return p.print }
 func (x RawXattr) fingerprint() [32]byte  { return x.print }
 
 // EachInline calls fn for every inline extent with the length of its sealed bytes, by inode.
-func (r *Reader) EachInline(fn func(ino Ino, id ExtentID, sealed int) error) error {
-	return r.each(kindInline, 17, func(k, v []byte) error {
-		return fn(Ino(u64(k[1:9])), ExtentID(u64(k[9:17])), len(v))
+func (r *Reader) EachInline(fn func(ino Ino, id ExtentID, sealed int, err error) error) error {
+	return r.each(kindInline, 17, func(k, v []byte, err error) error {
+		return fn(Ino(u64(k[1:9])), ExtentID(u64(k[9:17])), len(v), err)
 	})
 }
 
@@ -100,7 +121,10 @@ type KeyHash [16]byte
 
 // EachTomb calls fn for every tombstone.
 func (r *Reader) EachTomb(fn func(Tomb, error) error) error {
-	return r.each(kindTomb, 9, func(k, v []byte) error {
+	return r.each(kindTomb, 9, func(k, v []byte, err error) error {
+		if err != nil {
+			return fn(Tomb{Ino: Ino(u64(k[1:]))}, err)
+		}
 		d := newDec(v)
 		t := Tomb{Ino(u64(k[1:])), d.u()}
 		return fn(t, d.end("tombstone"))
@@ -109,19 +133,22 @@ func (r *Reader) EachTomb(fn func(Tomb, error) error) error {
 
 // EachReplaced calls fn for every remembered piece, whatever its epoch.
 func (r *Reader) EachReplaced(fn func(Replaced, error) error) error {
-	return r.each(kindReplaced, 25, func(k, v []byte) error {
+	return r.each(kindReplaced, 25, func(k, v []byte, err error) error {
+		if err != nil {
+			return fn(Replaced{Ino: Ino(u64(k[9:17]))}, err)
+		}
 		x, err := decodeReplaced(Ino(u64(k[9:17])), v)
 		x.Ino = Ino(u64(k[9:17]))
 		return fn(x, err)
 	})
 }
 
-func (r *Reader) each(kind byte, keyLen int, fn func(k, v []byte) error) error {
-	err := r.r.Scan([]byte{kind}, []byte{kind + 1}, func(k, v []byte) (bool, error) {
+func (r *Reader) each(kind byte, keyLen int, fn func(k, v []byte, damage error) error) error {
+	err := kv.ScanDamaged(r.r, []byte{kind}, []byte{kind + 1}, func(k, v []byte, damage error) (bool, error) {
 		if len(k) != keyLen {
 			return false, fmt.Errorf("%w: key of %d bytes among the '%c' rows", ErrCorrupt, len(k), kind)
 		}
-		return true, fn(k, v)
+		return true, fn(k, v, damage)
 	})
 	if err != nil {
 		return fmt.Errorf("scan of the '%c' rows: %w", kind, err)
@@ -160,6 +187,34 @@ func (t *Tx) DropEntry(parent Ino, name string) error {
 		return err
 	}
 	t.PutInode(dir)
+	return nil
+}
+
+// DropStray removes an entry of a directory whose own row cannot be read or is not there, and so accounts for nothing.
+func (t *Tx) DropStray(d RawDentry) error {
+	if _, err := t.Inode(d.Parent); err == nil {
+		return fmt.Errorf("directory %d can be read", d.Parent)
+	}
+	key := append(key1(kindDentry, uint64(d.Parent)), d.place[:]...)
+	v, err := t.get(key)
+	if err != nil {
+		return err
+	}
+	if now, err := decodeDentry(v); err != nil || now != d.Dentry {
+		return fmt.Errorf("entry %q of directory %d is another one now (%w)", d.Name, d.Parent, err)
+	}
+	t.t.Delete(key)
+	return nil
+}
+
+// RenewTomb writes the tombstone of an inode that has no row, as one of an epoch.
+func (t *Tx) RenewTomb(ino Ino, epoch uint64) error {
+	if _, err := t.Inode(ino); !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("inode %d is there (%w)", ino, err)
+	}
+	e := newEnc(16)
+	e.u(epoch)
+	t.t.Set(tombKey(ino), e.b)
 	return nil
 }
 

@@ -224,9 +224,12 @@ func (t *Tx) AddKeyUse(n *Inode) {
 }
 
 // EachKeyUse calls fn for every row of the index of files by key.
-func (r *Reader) EachKeyUse(fn func(KeyUse) error) error {
-	return r.each(kindKeyUse, 25, func(k, _ []byte) error { return fn(KeyUse{KeyHash(k[1:17]), u64(k[17:25])}) })
+func (r *Reader) EachKeyUse(fn func(KeyUse, error) error) error {
+	return r.each(kindKeyUse, 25, func(k, _ []byte, err error) error { return fn(KeyUse{KeyHash(k[1:17]), u64(k[17:25])}, err) })
 }
+
+// RenewKeyUse writes a row of the index anew. It says nothing but its key.
+func (t *Tx) RenewKeyUse(u KeyUse) { t.setUse(u) }
 
 // keyBlocks lists the blocks of a key from first on, at most limit of them.
 func (r *Reader) keyBlocks(key KeyHash, first uint64, limit int) (all []uint64, err error) {
@@ -393,72 +396,4 @@ func (d *DB) dropUses(key KeyHash, some []uint64) (int, error) {
 		}
 		return nil
 	})
-}
-
-// UpgradeKeyUses writes the index of today from that of volumes of version 1, whose rows stay. It can be run again. Nothing else may change the
-// volume meanwhile.
-func (d *DB) UpgradeKeyUses() error {
-	for from, more := []byte{kindFileUse}, true; more; {
-		var need []KeyUse
-		err := d.View(func(r *Reader) error {
-			more = false
-			return r.r.Scan(from, []byte{kindFileUse + 1}, func(k, _ []byte) (bool, error) {
-				if len(k) != 25 {
-					return false, ErrCorrupt
-				}
-				u := KeyUse{KeyHash(k[1:17]), useBlock(Ino(u64(k[17:25])))}
-				if len(need) > 0 && need[len(need)-1] == u {
-					return true, nil
-				}
-				if len(need) == useAtOnce {
-					from, more = bytes.Clone(k), true
-					return false, nil
-				}
-				need = append(need, u)
-				return true, nil
-			})
-		})
-		if err == nil && len(need) > 0 {
-			err = d.Update(func(t *Tx) error {
-				for _, u := range need {
-					t.setUse(u)
-				}
-				t.makesSpace()
-				return nil
-			})
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// DropFileUses deletes the rows of the index that volumes of version 1 had, in bites, and sees each once: an engine still steps over what was
-// deleted a moment ago.
-func (d *DB) DropFileUses(ctx context.Context) error {
-	for from := []byte{kindFileUse}; ; {
-		var keys [][]byte
-		err := d.View(func(r *Reader) error {
-			return r.r.Scan(from, []byte{kindFileUse + 1}, func(k, _ []byte) (bool, error) {
-				keys = append(keys, bytes.Clone(k))
-				return len(keys) < 16*dropBite, nil
-			})
-		})
-		if err != nil || len(keys) == 0 {
-			return err
-		}
-		from = append(keys[len(keys)-1], 0)
-		for some := range slices.Chunk(keys, dropBite) {
-			err := d.Update(func(t *Tx) error {
-				for _, k := range some {
-					t.t.Delete(k)
-				}
-				return ctx.Err()
-			})
-			if err != nil {
-				return err
-			}
-		}
-	}
 }

@@ -78,7 +78,7 @@ func (r *useRig) files(arn string) (got []Ino) {
 func (r *useRig) rows() (all []KeyUse) {
 	r.Helper()
 	r.ok(r.db.View(func(rd *Reader) error {
-		return rd.EachKeyUse(func(u KeyUse) error { all = append(all, u); return nil })
+		return rd.EachKeyUse(func(u KeyUse, err error) error { all = append(all, u); return err })
 	}))
 	return all
 }
@@ -365,7 +365,8 @@ func TestUpgradeKeyUses(t *testing.T) {
 		}
 	}
 	for range 2 { // the second time over what the first has written
-		r.ok(r.db.UpgradeKeyUses())
+		_, err := r.db.UpgradeKeyUses()
+		r.ok(err)
 	}
 	total := 0
 	for arn := range old {

@@ -101,14 +101,24 @@ func (r *reader) Get(key []byte) ([]byte, error) {
 }
 
 func (r *reader) Scan(start, end []byte, fn func(key, value []byte) (bool, error)) error {
+	return r.ScanDamaged(start, end, func(key, value []byte, damage error) (bool, error) {
+		if damage != nil {
+			return false, damage
+		}
+		return fn(key, value)
+	})
+}
+
+// ScanDamaged implements kv.DamageScanner.
+func (r *reader) ScanDamaged(start, end []byte, fn func(key, value []byte, damage error) (bool, error)) error {
 	var plain []byte // reused from row to row
 	return r.inner.Scan(start, end, func(key, value []byte) (bool, error) {
 		out, err := r.box.open(key, value, plain[:0:cap(plain)])
 		if err != nil {
-			return false, err
+			return fn(key, nil, err)
 		}
 		plain = out
-		return fn(key, out)
+		return fn(key, out, nil)
 	})
 }
 
