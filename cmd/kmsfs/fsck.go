@@ -32,8 +32,13 @@ is read, compared with its checksum, and authenticated with its data key, for wh
 asked and of which nothing is shown. Files whose KMS key was deleted are named apart: they are
 no damage, and of their content the checksum alone is compared. --repair needs everything
 unmounted. It corrects link counts, the index of files by key and the counters of quotas, and
-moves what lost its place to lost+found in its bucket: inodes without a name, and entries
-whose inode is gone, as a symbolic link that says what the entry was.
+moves what lost its place to lost+found in its bucket: inodes without a name, entries whose
+inode is gone, as a symbolic link that says what the entry was, and what is in a directory
+that cannot be read. A row that cannot be read is named, with what hangs on it, and stays.
+
+Without --repair the check itself changes nothing. Without a daemon, though, it opens the store
+as every other command does: after a crash that brings the store in order first, and a store
+of an older format is upgraded. To look at one as it is, copy it and check the copy.
 
 The exit status is 5 if something is wrong and was not repaired.
 

@@ -34,7 +34,7 @@ import (
 // binary started again: whatever happens there, a panic or an exit in a goroutine of a library included, is seen here. What the child
 // reads must be what was written, or fail as EIO does; or the store is refused. Environment:
 //
-//	KMSFS_TAMPER_CASES=n  cases (by default a few hundred); a negative number: every region of every file
+//	KMSFS_TAMPER_CASES=n  cases (by default a few hundred); a negative number: every region of every file (see tamperings)
 //	KMSFS_TAMPER_SEED=n   replays the choice of cases
 //	KMSFS_TAMPER_FILE=s   only files whose names contain s
 
@@ -86,8 +86,19 @@ func (l *lockedBuffer) String() string {
 // tamperChild looks at the stores whose directories it is told.
 func tamperChild(in io.Reader, out io.Writer) error {
 	enc := json.NewEncoder(out)
+	var h *holder
 	for lines := bufio.NewScanner(in); lines.Scan(); {
-		if err := enc.Encode(lookAt(lines.Text())); err != nil {
+		var l sight
+		if dir, ok := strings.CutPrefix(lines.Text(), holdOrder); ok {
+			if h, l = hold(dir); l.Refused == "" {
+				l = h.contents()
+			}
+		} else if lines.Text() == againOrder {
+			l = h.contents()
+		} else {
+			l = lookAt(lines.Text())
+		}
+		if err := enc.Encode(l); err != nil {
 			return err
 		}
 	}
@@ -452,26 +463,31 @@ func (im image) put(dir string) error {
 type tampering struct {
 	what string
 	do   func(im image)
+	off  int // in the file; -1: it is about the whole file
 }
 
-// swaps are the sizes of regions that are swapped, cut out or doubled.
+// regions are the sizes of those that are zeroed, swapped, cut out, doubled or put back.
 var regions = []int{16, 512, page}
 
-// tamperings are the ways to damage one file, at offsets every step bytes where it is not zeros.
-func tamperings(im, older image, name string, step int) (out []tampering) {
+const fine = 64
+
+// tamperings are the ways to damage one file. In what is not zeros there are at every 64 bytes a flipped bit, an inverted byte, a cut and, in
+// turn, one of the ways to damage 16 bytes; at every 512 bytes all ways to damage 512, and at every page all ways to damage a page.
+func tamperings(im, older image, name string) (out []tampering) {
 	good := im[name].b
 	add := func(what string, change func(b []byte) []byte) {
-		out = append(out, tampering{name + ": " + what, func(im image) { im[name] = newBlob(change(bytes.Clone(good))) }})
+		out = append(out, tampering{name + ": " + what, func(im image) { im[name] = newBlob(change(bytes.Clone(good))) }, -1})
 	}
-	at := func(what string, change func(b []byte, at int) []byte) {
+	at := func(what string, step, first int, change func(b []byte, at int) []byte) {
 		for _, p := range im[name].pages {
-			for o := p; o < min(p+page, len(good)); o += step {
+			for o := p + first; o < min(p+page, len(good)); o += step {
 				add(fmt.Sprintf("%s at %d of %d", what, o, len(good)), func(b []byte) []byte { return change(b, o) })
+				out[len(out)-1].off = o
 			}
 		}
 	}
 	// The whole file.
-	out = append(out, tampering{name + ": removed", func(im image) { delete(im, name) }})
+	out = append(out, tampering{name + ": removed", func(im image) { delete(im, name) }, -1})
 	add("emptied", func([]byte) []byte { return nil })
 	add("zeroed", func(b []byte) []byte { clear(b); return b })
 	add("longer by a page", func(b []byte) []byte { return append(b, make([]byte, page)...) })
@@ -484,15 +500,24 @@ func tamperings(im, older image, name string, step int) (out []tampering) {
 	}
 	for other, f := range im {
 		if other > name && filepath.Ext(other) == filepath.Ext(name) && filepath.Dir(other) == filepath.Dir(name) {
-			out = append(out, tampering{name + ": swapped with " + other, func(im image) { im[name], im[other] = im[other], im[name] }},
-				tampering{name + ": replaced by " + other, func(im image) { im[name] = f }})
+			out = append(out, tampering{name + ": swapped with " + other, func(im image) { im[name], im[other] = im[other], im[name] }, -1},
+				tampering{name + ": replaced by " + other, func(im image) { im[name] = f }, -1})
 		}
 	}
 	// Places in it.
-	at("a flipped bit", func(b []byte, o int) []byte { b[o] ^= 1 << (o / step % 8); return b })
-	at("an inverted byte", func(b []byte, o int) []byte { b[min(o+step/2, len(b)-1)] ^= 0xff; return b })
-	at("cut", func(b []byte, o int) []byte { return b[:o] })
+	at("a flipped bit", fine, 0, func(b []byte, o int) []byte { b[o] ^= 1 << (o / fine % 8); return b })
+	at("an inverted byte", fine, 0, func(b []byte, o int) []byte { b[min(o+fine/2, len(b)-1)] ^= 0xff; return b })
+	at("cut", fine, 0, func(b []byte, o int) []byte { return b[:o] })
 	for _, n := range regions {
+		turn := 0
+		at := func(what string, change func(b []byte, at int) []byte) {
+			if n >= fine {
+				at(what, n, 0, change)
+				return
+			}
+			at(what, 5*fine, turn*fine, change)
+			turn++
+		}
 		at(fmt.Sprintf("%d bytes zeroed", n), func(b []byte, o int) []byte { clear(b[o:min(o+n, len(b))]); return b })
 		at(fmt.Sprintf("%d bytes cut out", n), func(b []byte, o int) []byte { return slices.Delete(b, o, min(o+n, len(b))) })
 		at(fmt.Sprintf("%d bytes doubled", n), func(b []byte, o int) []byte {
@@ -765,11 +790,14 @@ func TestTamperedStore(t *testing.T) {
 				if !strings.Contains(name, os.Getenv("KMSFS_TAMPER_FILE")) {
 					continue
 				}
-				some := tamperings(c.im, older, name, 64)
+				some := tamperings(c.im, older, name)
 				if cases >= 0 { // of each file about as many, the whole-file ones first
 					k := min(len(some), max(cases/len(c.im)/2, 4))
 					rnd.Shuffle(len(some)-3, func(i, j int) { some[i+3], some[j+3] = some[j+3], some[i+3] })
 					some = some[:k]
+				}
+				if cases < 0 && strings.HasPrefix(name, "segments/") {
+					some = tamperWithHeld(t, dir, c.im, name, some)
 				}
 				all = append(all, some...)
 			}
