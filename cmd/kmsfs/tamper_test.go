@@ -350,21 +350,23 @@ func (l *looker) look(dir string) (s sight, err error) {
 	if _, err := fmt.Fprintln(l.in, dir); err != nil {
 		return s, err
 	}
-	timer := time.NewTimer(2 * time.Minute)
-	defer timer.Stop()
-	select {
-	case err = <-answer:
-		if err != nil {
-			_ = l.cmd.Wait()
-			err = fmt.Errorf("it died: %w: %.3000s", err, l.stderr.String())
+	beats := time.NewTicker(time.Second) // and not one long wait, which would go on while all of this is stopped
+	defer beats.Stop()
+	for range 120 {
+		select {
+		case err = <-answer:
+			if err != nil {
+				_ = l.cmd.Wait()
+				err = fmt.Errorf("it died: %w: %.3000s", err, l.stderr.String())
+			}
+			return s, err
+		case <-beats.C:
 		}
-	case <-timer.C:
-		_ = l.cmd.Process.Signal(syscall.SIGQUIT) // shows its goroutines
-		<-answer
-		_ = l.cmd.Wait()
-		err = fmt.Errorf("it hangs: %.20000s", l.stderr.String())
 	}
-	return s, err
+	_ = l.cmd.Process.Signal(syscall.SIGQUIT) // shows its goroutines
+	<-answer
+	_ = l.cmd.Wait()
+	return s, fmt.Errorf("it hangs: %.20000s", l.stderr.String())
 }
 
 // image is a store's directory in memory, without the zeros.

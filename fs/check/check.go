@@ -32,8 +32,9 @@
 //
 // A row that cannot be read is reported with what hangs on it, and ends nothing. Rows that say nothing but their key (of the index of files
 // by key) or next to nothing (tombstones) are written anew. An inode whose row cannot be read keeps its entries and its rows, since nobody
-// knows what they are worth; what is in it, if it was a directory, moves to lost+found. Where an entry cannot be read, the inode that
-// it named moves there too, if it has no other name. Quotas are not counted anew while inodes cannot be read. Nothing is repaired if a scan
+// knows what they are worth; what is in it, if it was a directory, moves to lost+found. Where an entry cannot be read or is not there, it is put
+// back if the inode that it named and the directory agree about it to the last bit; else that inode moves there too, if it has no other
+// name. Quotas are not counted anew while inodes cannot be read. Nothing is repaired if a scan
 // ended early: what lies behind would look lost.
 package check
 
@@ -94,6 +95,7 @@ const (
 	BadRow       = "bad-row"       // cannot be read or decoded
 	BadCounter   = "bad-counter"   // numbers beyond the volume's counters
 	BadEntry     = "bad-entry"     // entry and inode disagree
+	LostEntry    = "lost-entry"    // entries that inodes and directory remember
 	Dangling     = "dangling"      // entry without an inode
 	Nameless     = "nameless"      // inode without an entry
 	BadLinks     = "bad-links"     // link count or list of names

@@ -224,6 +224,7 @@ func TestNamelessInodeGoesToLostAndFound(t *testing.T) {
 	dir, big, closed := r.populate()
 	r.ok(closed())
 	r.dropEntries(dir)
+	r.update(dir, func(t *meta.Tx, n *meta.Inode) { n.Rows.Count++; t.PutInode(n) }) // it lacks more than the inodes remember
 	rep := r.run(check.Options{})
 	r.finds(rep, check.Nameless, check.BadLinks, check.BadSet)
 	rep = r.run(check.Options{Repair: true, Now: 1})
@@ -246,6 +247,27 @@ func TestNamelessInodeGoesToLostAndFound(t *testing.T) {
 		t.Fatalf("%d links", a.Nlink)
 	}
 	r.finds(r.run(check.Options{}), check.BadSet) // what is missing from the directory stays noticed
+}
+
+// TestLostEntriesArePutBack: what a directory accounts for and the inodes remember is known to the last bit.
+func TestLostEntriesArePutBack(t *testing.T) {
+	r := newRig(t)
+	dir, _, closed := r.populate()
+	r.ok(closed())
+	before := r.list(dir)
+	r.dropEntries(dir)
+	r.v.DropCaches()
+	if _, err := r.v.Lookup(dir, before[0].Name); err == nil {
+		t.Fatal("the entries are there")
+	}
+	r.finds(r.run(check.Options{}), check.LostEntry)
+	if rep := r.run(check.Options{Repair: true}); !rep.Clean() || rep.Repaired != 1 {
+		t.Fatalf("%+v", rep)
+	}
+	if after := r.list(dir); !slices.Equal(after, before) {
+		t.Errorf("%v, want %v", after, before)
+	}
+	r.finds(r.run(check.Options{}))
 }
 
 // TestEntryWithoutInodeLeavesARecord: what can be told of it is in lost+found; nothing is dropped in silence.

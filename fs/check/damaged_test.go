@@ -181,7 +181,7 @@ func TestSingleDamagedRows(t *testing.T) {
 	}
 }
 
-// oneEntry: what an unreadable entry named moves to lost+found, or has another name and is left alone.
+// oneEntry: an unreadable entry is put back, for its inode and its directory know it.
 func (d *damagedRig) oneEntry(rep *check.Report) {
 	d.t.Helper()
 	d.problem(rep, check.BadRow, d.dir, "entry of directory")
@@ -189,7 +189,8 @@ func (d *damagedRig) oneEntry(rep *check.Report) {
 	rep = d.run(check.Options{Repair: true, Now: 1})
 	d.v.DropCaches()
 	again := d.run(check.Options{})
-	if again.Counts[check.Nameless] != 0 || again.Counts[check.BadRow] != 1 || again.Inodes < inodes || rep.Counts[check.Unrepairable] != 0 {
+	d.problem(rep, check.LostEntry, d.dir, "put back")
+	if !again.Clean() || again.Inodes != inodes || len(d.names(d.dir)) != 4 || rep.Counts[check.Unrepairable] != 0 {
 		d.t.Errorf("%+v\n%+v", rep, again)
 	}
 	a, err := d.v.Attr(d.other)

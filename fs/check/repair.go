@@ -14,6 +14,7 @@ const (
 	setLinks
 	adopt
 	addUse
+	restore
 	renewUse
 	renewTomb
 	recount
@@ -28,6 +29,7 @@ type fix struct {
 	nlink   uint32
 	stray   []meta.RawDentry // to be taken away: their directories account for nothing
 	use     meta.KeyUse
+	entries []meta.Dentry
 	problem int
 }
 
@@ -43,10 +45,11 @@ func (c *checker) repair() error {
 		c.rep.add(Unrepairable, 0, "nothing is repaired while rows cannot be looked at: what they name would look lost")
 		return nil
 	}
-	// Link counts first: they were taken before the others, which keep them right. Quotas last: the others do not count.
+	// What changes no count first. Link counts then: they were taken before the others, which keep them right. Quotas last: the others do not count.
 	for _, turn := range []func(fixKind) bool{
+		func(k fixKind) bool { return k == restore },
 		func(k fixKind) bool { return k == setLinks },
-		func(k fixKind) bool { return k != setLinks && k != recount },
+		func(k fixKind) bool { return k != restore && k != setLinks && k != recount },
 	} {
 		for _, f := range c.fixes {
 			if !turn(f.kind) {
@@ -96,6 +99,9 @@ func (c *checker) fix(f fix) (done string, err error) {
 			}
 			return t.SetLinks(f.ino, f.links, f.nlink)
 		})
+	case restore:
+		done = "put back"
+		err = c.vol.Repair(func(t *meta.Tx) error { return t.RestoreEntries(f.ino, f.entries) })
 	case renewUse:
 		done = "wrote it anew"
 		err = c.vol.Repair(func(t *meta.Tx) error { t.RenewKeyUse(f.use); return nil })

@@ -233,6 +233,7 @@ func (c *checker) judge() {
 	for _, ino := range slices.Sorted(maps.Keys(c.damaged)) {
 		c.hanging(ino, c.damaged[ino])
 	}
+	c.remembered()
 	for _, ino := range slices.Sorted(maps.Keys(c.inodes)) {
 		n := c.inodes[ino]
 		if n.set != n.row.Rows {
