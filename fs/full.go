@@ -10,12 +10,12 @@ import (
 // A full disk. What was removed or replaced is freed only when its epoch is closed, which happens every few seconds, so a write that comes
 // right after a removal may be refused although there is room. Before an operation answers ErrNoSpace, it therefore frees what is dead,
 // holding no lock, and is tried again: first by closing the epoch and reaping it, and if that is not enough by the dearer ways that
-// Reclaim names. Each is tried once, and all together take no longer than fullWait, so that a disk that is really full is said to be
-// full soon. Where nothing died since the last time this costs next to nothing.
+// Reclaim names. Each is tried once, and all together take no longer than fullWait, which on a machine that is busy may be needed. Where
+// nothing died since the last time this costs next to nothing: a disk that is really full is said to be full at once.
 
 const (
-	fullWait   = 10 * time.Second
-	forgetWait = time.Second // how long a kernel may take to forget what was removed; it is told, or knows, at once
+	fullWait   = time.Minute
+	forgetWait = 5 * time.Second // how long a kernel may take to forget what was removed; it is told, or knows, at once
 )
 
 // Reclaim frees space in one way. It reports whether it may have freed some.
@@ -50,6 +50,9 @@ func (v *Volume) withRoom(op func() error) error {
 				return err
 			}
 		}
+	}
+	if ctx.Err() != nil { // what was begun may have freed some, or another's did
+		err = op()
 	}
 	return err
 }
