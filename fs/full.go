@@ -15,7 +15,7 @@ import (
 
 const (
 	fullWait   = time.Minute
-	forgetWait = 5 * time.Second // how long a kernel may take to forget what was removed; it is told, or knows, at once
+	forgetWait = time.Second // how long a kernel may take to forget what was removed; it is told, or knows, at once
 )
 
 // Reclaim frees space in one way. It reports whether it may have freed some.
