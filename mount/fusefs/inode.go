@@ -134,10 +134,11 @@ func (m *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 	return fuse.OK
 }
 
-// Forget takes back what the kernel was told.
+// Forget takes back what the kernel was told. The volume's count is of all kernels together, so none may take back more than its own.
 func (m *rawFS) Forget(nodeid, n uint64) {
-	m.interest.forget(mount.Ino(nodeid), n)
-	m.sess.Forget(mount.Ino(nodeid), n)
+	if n = m.interest.forget(mount.Ino(nodeid), n); n > 0 {
+		m.sess.Forget(mount.Ino(nodeid), n)
+	}
 }
 
 // attr gives an inode's attributes. The root belongs to whose mount it is: with default_permissions he could not make buckets otherwise.

@@ -148,21 +148,22 @@ func (t *interest) caches(ino mount.Ino) bool {
 	return r.lo < r.hi
 }
 
-// forget takes lookups back.
-func (t *interest) forget(ino mount.Ino, n uint64) {
+// forget takes lookups back, and says how many: no more than the kernel was given, whatever it says.
+func (t *interest) forget(ino mount.Ino, n uint64) uint64 {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.inodes[ino]
 	if !ok {
-		return
+		return 0
 	}
 	if r.lookups > n {
 		r.lookups -= n
 		s.inodes[ino] = r
-		return
+		return n
 	}
 	delete(s.inodes, ino)
+	return r.lookups
 }
 
 // inodeChanged says what the kernel must be told when a range (off < 0: only attributes) changed, and takes it off the record. idle says
