@@ -3,6 +3,8 @@
 # another, in order or killed, although one of its threads waits in his kernel and cannot be ended.
 . "$(dirname "$0")/lib.sh"
 needs_root
+here=$(cd "$(dirname "$0")" && pwd)
+export here
 person alice
 person bob
 
@@ -64,6 +66,19 @@ d = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY)
 libc.syscall(217, d, ctypes.c_void_p(room), 4096)  # getdents64
 EOP
 
+# keys_in PID: how many expanded keys of AES lie in the memory that the threads of a process still have, locked and elsewhere; of one that
+# is dead the first has none, but all have the same.
+keys_in() {
+  local t
+  for t in "/proc/$1/task"/*; do
+    grep -q '^VmRSS' "$t/status" && /usr/bin/python3 "$here/aeskeys.py" "${t##*/}" && return
+  done
+}
+rss_of() { awk '/^VmRSS/ {n = $2 > n ? $2 : n} END {print n + 0}' "/proc/$1/task"/*/status; }
+# little_left PID: less than a twentieth of what the daemon had is left of its memory.
+little_left() { test "$(rss_of "$1")" -lt $((had / 20)); }
+share keys_in rss_of little_left
+
 # hold: alice holds box until letgo.
 hold() {
   mkdir -p "$T/hang"
@@ -102,6 +117,10 @@ works kmsfs bucket list
 
 story "the daemon is killed meanwhile: another takes its place, at once"
 victim=$(main_daemon)
+export had
+had=$(rss_of "$victim")
+note "keys in its memory, locked and not: $(keys_in "$victim")"
+works fails test "$(keys_in "$victim")" = "0 0"
 works kill -9 "$victim"
 soon "its mounts are ended" fails is_mounted "$b"
 works kmsfs serve
@@ -110,6 +129,9 @@ prints 4 as bob cat "$b/box/g4"
 works as bob sh -c "echo new >$b/box/new"
 works kmsfs stop
 works fails gone "$victim"
+soon "its memory is taken from it" little_left "$victim"
+note "of $had KiB it has $(rss_of "$victim") KiB, and keys: $(keys_in "$victim")"
+lacks '[1-9]' keys_in "$victim"
 note "the one that was killed is $(awk '/^State/ {print $2, $3}' "/proc/$victim/status"): a thread of it waits for alice"
 letgo
 soon "the last of the daemon is gone" gone "$victim"
@@ -121,6 +143,8 @@ hold
 works as bob mv "$b/box/f1" "$b/box/h1"
 victim=$(main_daemon)
 works kmsfs stop
+works fails gone "$victim"
+note "of $had KiB it has $(rss_of "$victim") KiB, and keys: $(keys_in "$victim")" # a limit that docs/security.md names
 works kmsfs serve
 mount_for bob "$b"
 prints 1 as bob cat "$b/box/h1"

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kmsfs/kmsfs/mount/fusefs"
 )
@@ -26,6 +29,9 @@ import (
 // pipe, its lock and its FUSE descriptors. So the supervisor also looks, a few
 // times a second, whether the daemon's first thread is dead, and then ends the
 // mounts at once.
+//
+// Nor would the memory of such a daemon be freed before its last thread ends, with
+// keys and plaintext in it; so the supervisor has the kernel take it back.
 
 const goodbye = "bye"
 
@@ -35,9 +41,11 @@ const goodbye = "bye"
 //
 // Meanwhile it answers the daemon's requests on the socket (see Deputy).
 func Supervise(ctx context.Context, pipe io.Reader, socket *os.File, dir, storeID string) error {
+	daemon, closeDaemon := theDaemon()
+	defer closeDaemon()
 	answered := make(chan error, 1)
 	go func() { answered <- ServeDeputy(ctx, socket, storeID) }()
-	said, err := lastWords(ctx, pipe, storeID)
+	said, err := lastWords(ctx, pipe, storeID, daemon)
 	// What the daemon asked for last comes first, or a mount might be made behind our back.
 	finish := time.NewTimer(time.Second)
 	defer finish.Stop()
@@ -45,6 +53,9 @@ func Supervise(ctx context.Context, pipe io.Reader, socket *os.File, dir, storeI
 	case aerr := <-answered:
 		err = errors.Join(err, aerr)
 	case <-finish.C: // it hangs on the daemon's mounts, which are ended now
+	}
+	if said != goodbye {
+		err = errors.Join(err, daemon.takeMemory())
 	}
 	if err != nil {
 		return err
@@ -93,7 +104,7 @@ func isDir(path string) bool {
 }
 
 // lastWords reads the pipe to its end and helps a daemon that cannot die.
-func lastWords(ctx context.Context, pipe io.Reader, storeID string) (string, error) {
+func lastWords(ctx context.Context, pipe io.Reader, storeID string, daemon daemonProcess) (string, error) {
 	type end struct {
 		said []byte
 		err  error
@@ -106,17 +117,56 @@ func lastWords(ctx context.Context, pipe io.Reader, storeID string) (string, err
 	const look = 250 * time.Millisecond
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	for daemon := os.Getppid(); ; {
+	for {
 		select {
 		case e := <-ended:
 			return string(e.said), e.err
 		case <-tick.C:
-			if isDying(daemon) { // it has the store's lock, so the mounts are its own
+			if isDying(daemon.pid) { // it has the store's lock, so the mounts are its own
+				_ = daemon.takeMemory() // tried again at the pipe's end
 				abort(storeID)
 				_, _ = EndDead(context.WithoutCancel(ctx), storeID) // tried again at the pipe's end
 			}
 		}
 	}
+}
+
+// daemonProcess is the process whose supervisor this one is.
+type daemonProcess struct{ pid, fd int } // fd is a pidfd, or -1
+
+func theDaemon() (daemonProcess, func()) {
+	d := daemonProcess{pid: os.Getppid(), fd: -1}
+	fd, err := unix.PidfdOpen(d.pid, 0)
+	if err != nil { // it has ended, or the kernel is older than 5.3
+		return d, func() {}
+	}
+	d.fd = fd
+	return d, func() { _ = unix.Close(fd) }
+}
+
+// takeMemory frees the memory of the daemon, if that is dying but for threads that cannot end (Linux 5.15; locked pages since 5.18). Older
+// kernels free it when the last thread has ended.
+func (d daemonProcess) takeMemory() error {
+	if d.fd < 0 {
+		return nil
+	}
+	const tries, pause = 100, 10 * time.Millisecond
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for range tries {
+		_, _, errno := unix.Syscall(unix.SYS_PROCESS_MRELEASE, uintptr(d.fd), 0, 0)
+		switch errno {
+		case 0, unix.ESRCH, unix.ENOSYS: // done; it has none any more; no such call
+			return nil
+		case unix.EINVAL: // it has closed the pipe, and lives
+			return nil
+		case unix.EAGAIN, unix.EINTR:
+		default:
+			return fmt.Errorf("free the memory of a daemon that cannot end: %w", errno)
+		}
+		<-tick.C
+	}
+	return errors.New("the memory of a daemon that cannot end is not free")
 }
 
 // isDying reports whether a process is dead but for threads that cannot end.
