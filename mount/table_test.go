@@ -145,6 +145,7 @@ func TestTableBuckets(t *testing.T) {
 	w := tableWorld(t)
 	alice, bob, ro := w.as("alice"), w.as("bob"), w.as("ro")
 	want(t, "F31", bob.mv("pub/f", "pay/f2"), ErrCrossBucket)
+	want(t, "F31, by who may not write in the one", ro.mv("pub/f", "pay/f2"), ErrCrossBucket) // not judged by the wrong bucket's policy
 	want(t, "F31", bob.cp("pay/f2", "x"), ErrAccess)
 	refused(t, "F32", bob, "pay/f", ErrAccess)
 	want(t, "F33", alice.setx("pay", "user.s3.encryption", "aws:kms:alias/other"), nil)
@@ -224,6 +225,7 @@ func TestTablePolicyAndCopies(t *testing.T) {
 	want(t, "F50", alice.link("pay/f", "pay/l"), nil)
 	reads(t, "F50", alice, "pay/l", "content of pay/f")
 	want(t, "F50 across buckets", alice.link("pay/f", "pub/l"), ErrCrossBucket)
+	want(t, "F50 across buckets, by who may not write in the one", w.as("ro").link("pay/f", "pub/l"), ErrCrossBucket)
 }
 
 func mustWalk(t testing.TB, u *user, p string) Attr {
