@@ -169,3 +169,37 @@ works scan_log
 works scan "$T/all" "$T/store"
 works kmsfs stop
 works scan "$T/all" "$T/store"
+
+story "nor on a disk whose power goes in the middle of writing: neither in the store nor in what the disk keeps beside it"
+if mkdir -p "$T/cut" "$T/disk" && truncate -s 1G "$T/cut/image" && mkfs.ext4 -q -F -E lazy_itable_init=1,nodiscard "$T/cut/image" &&
+  mount -o loop "$T/cut/image" "$T/disk"; then
+  mkdir -m 700 "$T/disk/store"
+  export KMSFS_STORE=$T/disk/store
+  works kmsfs init --passphrase-file "$T/pass1" --admin admin
+  works kmsfs serve --debug
+  works kmsfs key create --alias "$alias_name" --description "$description"
+  works kmsfs bucket create "$bucket" --sse "aws:kms:alias/$alias_name"
+  works kmsfs mount --principal admin "$T/m"
+  LIMIT=240 works use "$T/m/$bucket"
+  (while :; do fill "$content_lost" 300000 >"$T/m/$bucket/$content_lost.$RANDOM"; done) 2>/dev/null &
+  writer=$!
+  within 20 sh -c "ls $T/m/$bucket/$content_lost.* | head -n 3 | grep -c . | grep -qx 3"
+  WHO=root python "the power goes" "$T/disk" <<'PY'
+import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack("I", 2))  # FS_IOC_SHUTDOWN, without the journal
+PY
+  for p in $(daemons); do ! tr '\0' '\n' <"/proc/$p/cmdline" | grep -qx serve || kill -9 "$p"; done
+  kill "$writer" 2>/dev/null
+  wait "$writer" 2>/dev/null
+  within 60 no_daemon
+  within 60 umount "$T/disk"
+  works scan "$T/all" "$T/cut"
+  works mount -o loop "$T/cut/image" "$T/disk"
+  works kmsfs serve --debug
+  works kmsfs fsck --data
+  works kmsfs stop
+  works umount "$T/disk"
+  works scan "$T/all" "$T/cut"
+else
+  skip "the power goes" "no ext4 on a loop device here"
+fi
