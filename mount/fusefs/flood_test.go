@@ -139,7 +139,7 @@ func talkTo(t *testing.T, m *rawFS) *kernelEnd {
 	init := fuse.InitIn{Major: 7, Minor: 41}
 	init.Opcode = opInit
 	k.send(unsafe.Slice((*byte)(unsafe.Pointer(&init)), unsafe.Sizeof(init)))
-	l, err := newLoop(m, m.fuseOptions(), fds[0], slog.New(slog.DiscardHandler), func(uint32, uint64) {})
+	l, err := newLoop(m, m.fuseOptions(), fds[0], nil, slog.New(slog.DiscardHandler), func(uint32, uint64) {})
 	must(t, err)
 	if unique, status, _ := k.hear(); unique != 1 || status != 0 {
 		t.Fatalf("INIT: the reply is to %d, with status %d", unique, status)
