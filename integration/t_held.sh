@@ -142,9 +142,12 @@ begin
 hold
 works as bob mv "$b/box/f1" "$b/box/h1"
 victim=$(main_daemon)
+had=$(rss_of "$victim")
 works kmsfs stop
 works fails gone "$victim"
-note "of $had KiB it has $(rss_of "$victim") KiB, and keys: $(keys_in "$victim")" # a limit that docs/security.md names
+soon "its memory is taken from it" little_left "$victim"
+note "of $had KiB it has $(rss_of "$victim") KiB, and keys: $(keys_in "$victim")"
+lacks '[1-9]' keys_in "$victim"
 works kmsfs serve
 mount_for bob "$b"
 prints 1 as bob cat "$b/box/h1"

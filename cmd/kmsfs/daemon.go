@@ -445,15 +445,10 @@ func startSupervisor(dir, storeID string, awake *os.File) (kernel host.Kernel, f
 		_ = w.Close()
 		return nil, nil, errors.Join(fmt.Errorf("start the supervisor: %w", err), deputy.Close())
 	}
-	gone := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(gone)
-	}()
-	return deputy, func() {
+	go func() { _ = cmd.Wait() }()
+	return deputy, func() { // it stays until this process has ended
 		_ = deputy.Close()
 		host.Goodbye(w)
-		<-gone
 	}, nil
 }
 

@@ -220,7 +220,7 @@ func cmdSupervise() *cli.Command {
 					slog.New(slog.NewTextHandler(c.App.ErrWriter, nil)).Warn("the supervisor keeps no processor awake", "err", fusefs.KeepAwake(os.NewFile(4, "awake")))
 				}()
 			}
-			return host.Supervise(ignoreSignals(), c.App.Reader, os.NewFile(3, "deputy"), dir, args[0])
+			return host.Supervise(ignoreSignals(), os.Getppid(), c.App.Reader, os.NewFile(3, "deputy"), dir, args[0])
 		},
 	}
 }

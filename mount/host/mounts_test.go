@@ -3,6 +3,7 @@ package host
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -168,8 +169,16 @@ func TestSuperviseAfterGoodbye(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
+		daemon := exec.Command("sleep", "600")
+		if err := daemon.Start(); err != nil {
+			t.Fatal(err)
+		}
+		go func() { // it ends in its own time after what it says
+			_ = daemon.Process.Kill()
+			_ = daemon.Wait()
+		}()
 		dir := t.TempDir()
-		if err := Supervise(t.Context(), strings.NewReader(said), theirs, dir, store); err != nil {
+		if err := Supervise(t.Context(), daemon.Process.Pid, strings.NewReader(said), theirs, dir, store); err != nil {
 			t.Error(err)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 { // the store is being removed

@@ -31,17 +31,21 @@ import (
 // mounts at once.
 //
 // Nor would the memory of such a daemon be freed before its last thread ends, with
-// keys and plaintext in it; so the supervisor has the kernel take it back.
+// keys and plaintext in it; so the supervisor has the kernel take it back. It stays
+// for that until a daemon that left in order has ended.
 
-const goodbye = "bye"
+const (
+	goodbye = "bye"
+	look    = 250 * time.Millisecond // how often it looks after the daemon
+)
 
-// Supervise runs in the child: it waits for the end of pipe and cleans up
+// Supervise runs in a child of the daemon, the process pid: it waits for the end of pipe and cleans up
 // after the daemon of the store in dir if that was not in order. Should a new
 // daemon have the store by then, it has cleaned up itself.
 //
 // Meanwhile it answers the daemon's requests on the socket (see Deputy).
-func Supervise(ctx context.Context, pipe io.Reader, socket *os.File, dir, storeID string) error {
-	daemon, closeDaemon := theDaemon()
+func Supervise(ctx context.Context, pid int, pipe io.Reader, socket *os.File, dir, storeID string) error {
+	daemon, closeDaemon := watchDaemon(pid)
 	defer closeDaemon()
 	answered := make(chan error, 1)
 	go func() { answered <- ServeDeputy(ctx, socket, storeID) }()
@@ -54,14 +58,11 @@ func Supervise(ctx context.Context, pipe io.Reader, socket *os.File, dir, storeI
 		err = errors.Join(err, aerr)
 	case <-finish.C: // it hangs on the daemon's mounts, which are ended now
 	}
-	if said != goodbye {
-		err = errors.Join(err, daemon.takeMemory())
-	}
-	if err != nil {
-		return err
-	}
 	if said == goodbye {
-		return nil
+		return errors.Join(err, daemon.outlive(ctx))
+	}
+	if err = errors.Join(err, daemon.takeMemory()); err != nil {
+		return err
 	}
 	const patience, pause = 10 * time.Second, 20 * time.Millisecond
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -114,7 +115,6 @@ func lastWords(ctx context.Context, pipe io.Reader, storeID string, daemon daemo
 		said, err := io.ReadAll(io.LimitReader(pipe, 64))
 		ended <- end{said, err}
 	}()
-	const look = 250 * time.Millisecond
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
@@ -134,8 +134,8 @@ func lastWords(ctx context.Context, pipe io.Reader, storeID string, daemon daemo
 // daemonProcess is the process whose supervisor this one is.
 type daemonProcess struct{ pid, fd int } // fd is a pidfd, or -1
 
-func theDaemon() (daemonProcess, func()) {
-	d := daemonProcess{pid: os.Getppid(), fd: -1}
+func watchDaemon(pid int) (daemonProcess, func()) {
+	d := daemonProcess{pid: pid, fd: -1}
 	fd, err := unix.PidfdOpen(d.pid, 0)
 	if err != nil { // it has ended, or the kernel is older than 5.3
 		return d, func() {}
@@ -167,6 +167,31 @@ func (d daemonProcess) takeMemory() error {
 		<-tick.C
 	}
 	return errors.New("the memory of a daemon that cannot end is not free")
+}
+
+// outlive returns when the daemon, which has said goodbye, has ended, and has taken its memory if that cannot end.
+func (d daemonProcess) outlive(ctx context.Context) error {
+	if d.fd < 0 {
+		return nil
+	}
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, 0)
+		switch {
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("wait for the daemon's end: %w", err)
+		case ready > 0:
+			return nil
+		case isDying(d.pid):
+			return d.takeMemory()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // isDying reports whether a process is dead but for threads that cannot end.
