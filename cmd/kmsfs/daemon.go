@@ -431,7 +431,7 @@ func startSupervisor(dir, storeID string, awake *os.File) (kernel host.Kernel, f
 		return nil, nil, err
 	}
 	defer func() { _ = theirs.Close() }()
-	args := []string{"--store", dir, "supervise"}
+	args := []string{"--store", dir, "supervise", "--daemon", strconv.Itoa(os.Getpid())}
 	files := []*os.File{theirs} // 3
 	if awake != nil {
 		files = append(files, awake) // 4

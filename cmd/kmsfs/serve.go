@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/kmsfs/kmsfs/keystore/rootkey"
 	"github.com/kmsfs/kmsfs/mount/control"
@@ -199,7 +200,10 @@ func cmdSupervise() *cli.Command {
 		Name: "supervise", Hidden: true, Usage: "mount for the daemon, and end a dead one's mounts (started by the daemon itself)", ArgsUsage: "STORE-ID",
 		Description: `Example:
    kmsfs supervise STORE-ID`,
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "awake", Usage: "descriptor 4 is memory by which the daemon tells of requests"}},
+		Flags: []cli.Flag{
+			&cli.IntFlag{Name: "daemon", Usage: "the process that it is started by"},
+			&cli.BoolFlag{Name: "awake", Usage: "descriptor 4 is memory by which the daemon tells of requests"},
+		},
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, 1, 1)
 			if err != nil {
@@ -220,7 +224,23 @@ func cmdSupervise() *cli.Command {
 					slog.New(slog.NewTextHandler(c.App.ErrWriter, nil)).Warn("the supervisor keeps no processor awake", "err", fusefs.KeepAwake(os.NewFile(4, "awake")))
 				}()
 			}
-			return host.Supervise(ignoreSignals(), os.Getppid(), c.App.Reader, os.NewFile(3, "deputy"), dir, args[0])
+			daemon := c.Int("daemon")
+			if os.Getppid() != daemon {
+				daemon = 0 // it has ended already, and its number may be another's
+			}
+			return host.Supervise(ignoreSignals(), daemon, c.App.Reader, os.NewFile(3, "deputy"), dir, args[0], letGo)
 		},
 	}
+}
+
+// letGo gives up the daemon's log, which is in the store: who stops a daemon may want to unmount what that is on.
+func letGo() {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	for _, fd := range []int{unix.Stdout, unix.Stderr} {
+		_ = unix.Dup3(null, fd, 0)
+	}
+	_ = unix.Close(null)
 }

@@ -178,7 +178,7 @@ func TestSuperviseAfterGoodbye(t *testing.T) {
 			_ = daemon.Wait()
 		}()
 		dir := t.TempDir()
-		if err := Supervise(t.Context(), daemon.Process.Pid, strings.NewReader(said), theirs, dir, store); err != nil {
+		if err := Supervise(t.Context(), daemon.Process.Pid, strings.NewReader(said), theirs, dir, store, func() {}); err != nil {
 			t.Error(err)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 { // the store is being removed

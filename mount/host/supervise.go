@@ -39,12 +39,12 @@ const (
 	look    = 250 * time.Millisecond // how often it looks after the daemon
 )
 
-// Supervise runs in a child of the daemon, the process pid: it waits for the end of pipe and cleans up
+// Supervise runs in a child of the daemon, the process pid (0 if that has ended): it waits for the end of pipe and cleans up
 // after the daemon of the store in dir if that was not in order. Should a new
 // daemon have the store by then, it has cleaned up itself.
 //
-// Meanwhile it answers the daemon's requests on the socket (see Deputy).
-func Supervise(ctx context.Context, pid int, pipe io.Reader, socket *os.File, dir, storeID string) error {
+// Meanwhile it answers the daemon's requests on the socket (see Deputy). letGo is called when it has nothing more to do with the store.
+func Supervise(ctx context.Context, pid int, pipe io.Reader, socket *os.File, dir, storeID string, letGo func()) error {
 	daemon, closeDaemon := watchDaemon(pid)
 	defer closeDaemon()
 	answered := make(chan error, 1)
@@ -59,6 +59,7 @@ func Supervise(ctx context.Context, pid int, pipe io.Reader, socket *os.File, di
 	case <-finish.C: // it hangs on the daemon's mounts, which are ended now
 	}
 	if said == goodbye {
+		letGo()
 		return errors.Join(err, daemon.outlive(ctx))
 	}
 	if err = errors.Join(err, daemon.takeMemory()); err != nil {
@@ -137,7 +138,7 @@ type daemonProcess struct{ pid, fd int } // fd is a pidfd, or -1
 func watchDaemon(pid int) (daemonProcess, func()) {
 	d := daemonProcess{pid: pid, fd: -1}
 	fd, err := unix.PidfdOpen(d.pid, 0)
-	if err != nil { // it has ended, or the kernel is older than 5.3
+	if err != nil || pid == 0 { // it has ended, or the kernel is older than 5.3
 		return d, func() {}
 	}
 	d.fd = fd
@@ -174,10 +175,8 @@ func (d daemonProcess) outlive(ctx context.Context) error {
 	if d.fd < 0 {
 		return nil
 	}
-	tick := time.NewTicker(look)
-	defer tick.Stop()
-	for {
-		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, 0)
+	for ctx.Err() == nil {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, int(look.Milliseconds()))
 		switch {
 		case err != nil && !errors.Is(err, unix.EINTR):
 			return fmt.Errorf("wait for the daemon's end: %w", err)
@@ -186,12 +185,8 @@ func (d daemonProcess) outlive(ctx context.Context) error {
 		case isDying(d.pid):
 			return d.takeMemory()
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
+	return ctx.Err()
 }
 
 // isDying reports whether a process is dead but for threads that cannot end.
