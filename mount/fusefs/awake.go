@@ -28,7 +28,7 @@ import (
 // of which one is always idle, there is none.
 //
 // The thread is the supervisor's, whom the daemon tells through a page of shared memory: one of the daemon's own would hold one
-// of the Go runtime's places, of which there are two. A daemon taken over can make it run and end, and nothing else.
+// of the few places of its Go runtime. A daemon taken over can make it run and end, and nothing else.
 
 // The thread keeps to the processor that the client is not on, and the daemon's reader goes away from there: once apart, the scheduler would
 // leave them so.
@@ -130,13 +130,12 @@ const (
 func (a *Awake) beat(client uint32) {
 	p := a.page
 	p.beats.Add(1)
-	if p.asleep.Load() != 0 && p.asleep.CompareAndSwap(1, 0) {
-		p.client.Store(client)
-		_, _, _ = syscall.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&p.asleep)), futexWake, 1, 0, 0, 0)
-		return
-	}
 	if p.client.Load() != client {
 		p.client.Store(client)
+	}
+	if p.asleep.Load() != 0 && p.asleep.CompareAndSwap(1, 0) {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&p.asleep)), futexWake, 1, 0, 0, 0)
+		return
 	}
 	cpu := processorNow()
 	if cpu != p.kept.Load() {
@@ -233,6 +232,9 @@ func (k *keeping) run() {
 			p.asleep.Store(1)
 			// Who came in between has not seen that, or wakes us.
 			if p.beats.Load() == last || !p.asleep.CompareAndSwap(1, 0) {
+				if affinity(&k.all) == 0 { // or it would be woken where somebody else may be at work
+					k.mine = unix.CPUSet{}
+				}
 				return
 			}
 			reviewed = 0

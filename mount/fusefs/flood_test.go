@@ -2,7 +2,6 @@ package fusefs
 
 import (
 	"encoding/binary"
-	"log/slog"
 	"testing"
 	"time"
 	"unsafe"
@@ -129,30 +128,7 @@ func TestFloods(t *testing.T) {
 // talkTo starts a loop over a file system and is its kernel, until the test ends.
 func talkTo(t *testing.T, m *rawFS) *kernelEnd {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
-	for _, fd := range fds {
-		must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20))
-	}
-	must(t, unix.SetsockoptTimeval(fds[1], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(childTime / time.Second)}))
-	k := &kernelEnd{t: t, fd: fds[1]}
-	init := fuse.InitIn{Major: 7, Minor: 41}
-	init.Opcode = opInit
-	k.send(unsafe.Slice((*byte)(unsafe.Pointer(&init)), unsafe.Sizeof(init)))
-	l, err := newLoop(m, m.fuseOptions(), fds[0], nil, slog.New(slog.DiscardHandler), func(uint32, uint64) {})
-	must(t, err)
-	if unique, status, _ := k.hear(); unique != 1 || status != 0 {
-		t.Fatalf("INIT: the reply is to %d, with status %d", unique, status)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		l.serve()
-	}()
-	t.Cleanup(func() {
-		_ = unix.Shutdown(k.fd, unix.SHUT_RDWR)
-		<-done
-		_ = unix.Close(k.fd)
-	})
+	_, k := newKernelEnd(t, m, m.fuseOptions(), nil)
+	must(t, unix.SetsockoptTimeval(k.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(childTime / time.Second)}))
 	return k
 }

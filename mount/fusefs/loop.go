@@ -223,7 +223,7 @@ func (w *worker) free() {
 	if w.big != nil {
 		replyPool.Put(w.big)
 	}
-	w.in, w.big, w.msg = nil, nil, nil
+	w.in, w.big, w.msg, w.wrote = nil, nil, nil, 0
 	workers.Put(w)
 }
 

@@ -65,6 +65,12 @@ func newLoopRig(t *testing.T, a *answers) (*loop, *kernelEnd) {
 func newAwakeRig(t *testing.T, a *answers, awake *Awake) (*loop, *kernelEnd) {
 	t.Helper()
 	a.RawFileSystem = fuse.NewDefaultRawFileSystem()
+	return newKernelEnd(t, a, (&rawFS{log: slog.New(slog.DiscardHandler)}).fuseOptions(), awake)
+}
+
+// newKernelEnd is a kernel that has said INIT to a loop over a filesystem.
+func newKernelEnd(t *testing.T, fs fuse.RawFileSystem, opts *fuse.MountOptions, awake *Awake) (*loop, *kernelEnd) {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +84,7 @@ func newAwakeRig(t *testing.T, a *answers, awake *Awake) (*loop, *kernelEnd) {
 	init := fuse.InitIn{Major: 7, Minor: 41}
 	init.Opcode = opInit
 	k.send(unsafe.Slice((*byte)(unsafe.Pointer(&init)), unsafe.Sizeof(init)))
-	l, err := newLoop(a, (&rawFS{log: slog.New(slog.DiscardHandler)}).fuseOptions(), fds[0], awake, slog.New(slog.DiscardHandler), func(uint32, uint64) {})
+	l, err := newLoop(fs, opts, fds[0], awake, slog.New(slog.DiscardHandler), func(uint32, uint64) {})
 	if err != nil {
 		t.Fatal(err)
 	}
