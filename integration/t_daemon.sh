@@ -69,13 +69,14 @@ spun() { awk '$19 == 19 { n += $14 + $15; any = 1 } END { if (any) print n }' "/
 asks() { /usr/bin/python3 -c 'import os, sys
 for i in range(20000): os.utime(sys.argv[1])' "$T/m/box/at-once"; }
 spins() { [ -n "$(spun)" ]; }
-share supervisor spun asks spins
+ran() { asks && [ "$(spun)" -gt "$before" ]; } # not at once where others have the processors
+share supervisor spun asks spins ran
 if [ "$(cat /sys/devices/system/cpu/online)" = 0-1 ]; then
   works kmsfs mount "$T/m"
   within 20 spins
   before=$(spun)
-  works asks
-  same "it ran" yes "$([ "$(spun)" -gt "$before" ] && echo yes)"
+  export before
+  within 60 ran
   before=$(spun)
   /usr/bin/python3 -c 'import time; time.sleep(1)' # nobody asks
   same "it slept" yes "$([ "$(spun)" -le $((before + 5)) ] && echo yes)"

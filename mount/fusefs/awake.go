@@ -171,6 +171,11 @@ func KeepAwake(f *os.File) error {
 	if err := lowerPriority(); err != nil {
 		return err
 	}
+	return keepAwake(p)
+}
+
+// keepAwake is what KeepAwake does, with the priority and the locked thread that its caller has.
+func keepAwake(p *awakePage) error {
 	k := &keeping{page: p, fd: -1}
 	if err := unix.SchedGetaffinity(0, &k.all); err != nil {
 		return fmt.Errorf("ask for a thread's processors: %w", err)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,13 +21,16 @@ func newTestAwake(t *testing.T) (a *Awake, f *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := a.all.Count(); n < 2 {
+		t.Fatalf("this thread may have %d processor", n)
+	}
 	return a, f
 }
 
 // until fails if something does not become true.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); runtime.Gosched() {
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal(what)
 		}
@@ -36,9 +40,12 @@ func until(t *testing.T, what string, ok func() bool) {
 // TestAwake: the thread runs while somebody asks, on the processor that he is not on; it sleeps when nobody does, and is woken again.
 func TestAwake(t *testing.T) {
 	a, f := newTestAwake(t)
-	go func() { _ = KeepAwake(f) }() // for as long as this process lives
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	defer f.Close()
+	go func() { // for as long as this process lives; at the priority of all others, or beside other tests it would hardly ever run
+		runtime.LockOSThread()
+		t.Error("the thread has ended", keepAwake(a.page))
+	}()
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test, and what it may not have with it
 	var set unix.CPUSet
 	for round := range 6 {
 		mine := processorOf(a.all, round%2)
@@ -54,7 +61,6 @@ func TestAwake(t *testing.T) {
 		})
 		until(t, "the thread does not sleep although nobody asks", func() bool { return a.page.asleep.Load() == 1 && a.page.kept.Load() == -1 })
 	}
-	_ = affinity(&a.all)
 }
 
 // processorOf is the i-th of a set.
@@ -73,8 +79,7 @@ func processorOf(set unix.CPUSet, i int) int {
 func TestGoesAway(t *testing.T) {
 	a, f := newTestAwake(t)
 	defer f.Close()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	runtime.LockOSThread() // and never unlocked, as in TestAwake
 	a.page.asleep.Store(0)
 	for i := range 20 {
 		kept := processorOf(a.all, i%2)
@@ -104,8 +109,12 @@ func TestWhoKeepsAwake(t *testing.T) {
 	defer f.Close() // and nobody who wakes
 	gates := &answers{}
 	close(gates.gate(1))
-	_, k := newAwakeRig(t, gates, a)
-	for i := range uint32(500) {
+	var looks atomic.Int64
+	_, k := newTunedRig(t, gates, func(l *loop) {
+		l.awake = a
+		l.now = func() time.Duration { return time.Duration(looks.Add(1)) * soon / 4 } // every request comes soon, however slow this machine is
+	})
+	for i := range uint32(100) {
 		k.getattrOf(1+i%2, 1)
 		k.hear()
 	}

@@ -113,11 +113,12 @@ type loop struct {
 	log     *slog.Logger
 	fd      int
 	wg      sync.WaitGroup
-	ended   chan struct{} // closed when the connection has ended
-	kick    chan struct{} // wakes the watch
-	start   func()        // one more reader
-	lookOut bool          // there are processors enough to look out for requests
-	awake   *Awake        // may be nil
+	ended   chan struct{}        // closed when the connection has ended
+	kick    chan struct{}        // wakes the watch
+	start   func()               // one more reader
+	lookOut bool                 // there are processors enough to look out for requests
+	awake   *Awake               // may be nil
+	now     func() time.Duration // by which readers see how requests come
 
 	mu       sync.Mutex
 	readers  int           // goroutines that take one request after another
@@ -136,7 +137,7 @@ func newLoop(fs fuse.RawFileSystem, opts *fuse.MountOptions, fd int, awake *Awak
 	l = &loop{
 		ps: fuse.NewProtocolServer(fs, opts), log: log, fd: fd,
 		ended: make(chan struct{}), kick: make(chan struct{}, 1),
-		lookOut: runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1, awake: awake,
+		lookOut: runtime.GOMAXPROCS(0) > 1 && runtime.NumCPU() > 1, awake: awake, now: elapsed,
 		want: 1, watching: true,
 	}
 	l.start = func() { l.wg.Go(l.reader) }
@@ -253,7 +254,7 @@ func (l *loop) reader() {
 	pace, alone, together := newPace(), false, false
 	for {
 		in := w.request()
-		began := elapsed()
+		began := l.now()
 		if l.lookOut && alone && pace.quick() && !together {
 			l.spin(began)
 		}
@@ -264,7 +265,7 @@ func (l *loop) reader() {
 		}
 		h := (*fuse.InHeader)(unsafe.Pointer(&in[0]))
 		op := h.Opcode
-		now := elapsed()
+		now := l.now()
 		pace.took(h, now-began, w.wrote)
 		if together = l.awake != nil && alone && pace.quick() && pace.same; together {
 			l.awake.beat(h.Pid)
@@ -278,7 +279,7 @@ func (l *loop) reader() {
 		l.took(op, pace.row >= foundInARow)
 		_ = l.answer(w, n)
 		again := false
-		if again, alone = l.again(op, elapsed()-now); !again {
+		if again, alone = l.again(op, l.now()-now); !again {
 			return
 		}
 		w.msg = nil
@@ -288,7 +289,7 @@ func (l *loop) reader() {
 // spin returns when there is a request, or after a while.
 func (l *loop) spin(began time.Duration) {
 	fd, now := unix.PollFd{Fd: int32(l.fd), Events: unix.POLLIN}, unix.Timespec{}
-	for elapsed()-began < soon {
+	for l.now()-began < soon {
 		// It never waits, so that the runtime need not know of it.
 		if n, _, _ := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fd)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0); n != 0 {
 			return
@@ -422,9 +423,9 @@ func (l *loop) answer(w *worker, n int) error {
 	if size == 0 {
 		return nil // FORGET
 	}
-	began := elapsed()
+	began := l.now()
 	err := l.write(out[:size])
-	w.wrote = elapsed() - began
+	w.wrote = l.now() - began
 	clear(out[:size])
 	switch {
 	case err == nil, errors.Is(err, syscall.ENODEV):

@@ -59,17 +59,17 @@ type kernelEnd struct {
 
 func newLoopRig(t *testing.T, a *answers) (*loop, *kernelEnd) {
 	t.Helper()
-	return newAwakeRig(t, a, nil)
+	return newTunedRig(t, a, nil)
 }
 
-func newAwakeRig(t *testing.T, a *answers, awake *Awake) (*loop, *kernelEnd) {
+func newTunedRig(t *testing.T, a *answers, tune func(*loop)) (*loop, *kernelEnd) {
 	t.Helper()
 	a.RawFileSystem = fuse.NewDefaultRawFileSystem()
-	return newKernelEnd(t, a, (&rawFS{log: slog.New(slog.DiscardHandler)}).fuseOptions(), awake)
+	return newKernelEnd(t, a, (&rawFS{log: slog.New(slog.DiscardHandler)}).fuseOptions(), tune)
 }
 
-// newKernelEnd is a kernel that has said INIT to a loop over a filesystem.
-func newKernelEnd(t *testing.T, fs fuse.RawFileSystem, opts *fuse.MountOptions, awake *Awake) (*loop, *kernelEnd) {
+// newKernelEnd is a kernel that has said INIT to a loop over a filesystem; tune, which may be nil, is called before the loop serves.
+func newKernelEnd(t *testing.T, fs fuse.RawFileSystem, opts *fuse.MountOptions, tune func(*loop)) (*loop, *kernelEnd) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -84,12 +84,15 @@ func newKernelEnd(t *testing.T, fs fuse.RawFileSystem, opts *fuse.MountOptions, 
 	init := fuse.InitIn{Major: 7, Minor: 41}
 	init.Opcode = opInit
 	k.send(unsafe.Slice((*byte)(unsafe.Pointer(&init)), unsafe.Sizeof(init)))
-	l, err := newLoop(fs, opts, fds[0], awake, slog.New(slog.DiscardHandler), func(uint32, uint64) {})
+	l, err := newLoop(fs, opts, fds[0], nil, slog.New(slog.DiscardHandler), func(uint32, uint64) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if unique, status, _ := k.hear(); unique != 1 || status != 0 {
 		t.Fatalf("INIT: the reply is to %d, with status %d", unique, status)
+	}
+	if tune != nil {
+		tune(l)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -237,7 +240,7 @@ func TestFewerReaders(t *testing.T) {
 // TestLookingOut: a reader looks out for a request no longer than it shall, and no more when there is one.
 func TestLookingOut(t *testing.T) {
 	l, k := newLoopRig(t, &answers{})
-	quiet := &loop{fd: k.fd} // nothing is sent to this end
+	quiet := &loop{fd: k.fd, now: elapsed} // nothing is sent to this end
 	began := elapsed()
 	quiet.spin(began)
 	if took := elapsed() - began; took < soon {
@@ -267,7 +270,7 @@ func TestNothingStaysOfARequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20)
-		l2 := &loop{fd: fds[0], ps: l.ps, log: l.log}
+		l2 := &loop{fd: fds[0], ps: l.ps, log: l.log, now: l.now}
 		in := fuse.ReadIn{Size: size}
 		in.Opcode, in.Unique = opRead, 7
 		w := &worker{}
