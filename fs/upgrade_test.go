@@ -120,11 +120,16 @@ func TestUpgradeFromVersion1(t *testing.T) {
 		t.Fatalf("opened again: %v", got)
 	}
 	r.ok(r.v.Close())
-	r.setVersion(3)
-	_, err = Open(cfg)
-	r.want(ErrVersion, err)
-	r.setVersion(superVersion)
+	for _, unknown := range []uint32{0, superVersion + 1} {
+		r.setVersion(unknown)
+		_, err = Open(cfg)
+		r.want(ErrVersion, err)
+	}
+	r.setVersion(2) // whose rows are the same
 	r.open()
+	if got := r.underKey("arn:old"); version() != superVersion || !slices.Equal(got, under) {
+		t.Fatalf("from version 2 to %d, with files %v", version(), got)
+	}
 }
 
 // TestUpgradeWithADamagedIndex: a row of the older index that cannot be read keeps no store shut, for the inodes know what it said.

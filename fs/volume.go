@@ -133,8 +133,9 @@ func Open(cfg Config) (*Volume, error) {
 // ErrVersion says that the rows are of a version that this program does not know.
 var ErrVersion = errors.New("the volume needs another version of kmsfs")
 
-// superVersion is the version of the rows. Those of version 1 are upgraded when the volume is opened (upgrade).
-const superVersion = 2
+// superVersion is the version of the rows. Older ones are upgraded when the volume is opened (upgrade). The rows of versions 2 and 3 are the same,
+// but in those of 3 keys may be wrapped in version 2 of package crypto/wrap.
+const superVersion = 3
 
 func (v *Volume) load() error {
 	var super meta.Super
@@ -150,9 +151,9 @@ func (v *Volume) load() error {
 	case err != nil:
 		return v.fault("super row", err)
 	}
-	if super.Version == 1 {
-		if err := v.upgrade(); err != nil {
-			return v.fault("upgrade the rows from version 1", err)
+	if from := super.Version; from == 1 || from == 2 {
+		if err := v.upgrade(from); err != nil {
+			return v.fault(fmt.Sprintf("upgrade the rows from version %d", from), err)
 		}
 		super.Version = superVersion
 	}
@@ -165,17 +166,19 @@ func (v *Volume) load() error {
 	return v.recoverState(super)
 }
 
-// upgrade makes a volume of version 1 one of version 2, in which the index of files by key has a row for each block of inodes and not for each
-// file. The version is written last: until then the rows are still what an older program expects, with some more that it ignores, and
+// upgrade makes a volume of an older version one of today's. In version 1 the index of files by key had a row for each file, not for each block of
+// inodes. The version is written last: until then the rows are still what an older program expects, with some more that it ignores, and
 // an upgrade that was interrupted begins anew. What the older index leaves is deleted by package gc.
-func (v *Volume) upgrade() error {
-	v.log.Info("upgrading the rows of the volume", "from", 1, "to", superVersion)
-	rebuilt, err := v.db.UpgradeKeyUses()
-	if err != nil {
-		return err
-	}
-	if rebuilt {
-		v.log.Warn("the index of files by key could not be read and was made anew")
+func (v *Volume) upgrade(from uint32) error {
+	v.log.Info("upgrading the rows of the volume", "from", from, "to", superVersion)
+	if from == 1 {
+		rebuilt, err := v.db.UpgradeKeyUses()
+		if err != nil {
+			return err
+		}
+		if rebuilt {
+			v.log.Warn("the index of files by key could not be read and was made anew")
+		}
 	}
 	return v.db.Update(func(t *meta.Tx) error {
 		super, err := t.Super()

@@ -155,7 +155,7 @@ func (s *Service) wrap(k *key, ctx crypto.Context, plaintext []byte) (crypto.Wra
 		e.State = PendingImport
 		return nil, e
 	}
-	return wrap.Wrap(material, wrap.Header{Key: k.id, Material: snap.current}, k.arn, ctx, plaintext)
+	return s.wrapping.Wrap(material, wrap.Header{Key: k.id, Material: snap.current}, k.arn, ctx, plaintext)
 }
 
 // unwrap opens a blob with the material it names.
@@ -169,7 +169,7 @@ func (s *Service) unwrap(k *key, h wrap.Header, ctx crypto.Context, blob []byte)
 	if material == nil {
 		return nil, invalidCiphertext()
 	}
-	plaintext, err := wrap.Unwrap(material, k.arn, ctx, blob)
+	plaintext, err := s.wrapping.Unwrap(material, k.arn, ctx, blob)
 	if errors.Is(err, wrap.ErrInvalidCiphertext) {
 		return nil, invalidCiphertext()
 	}

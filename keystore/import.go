@@ -264,6 +264,7 @@ func (s *Service) DeleteImportedKeyMaterial(c *Call, ref string) (arn, material 
 type dropped struct {
 	k        *key
 	slot     uint32
+	id       materialID
 	material *crypto.DataKey
 }
 
@@ -278,7 +279,7 @@ func (ch *changing) dropMaterial() (*dropped, error) {
 	if err != nil {
 		return nil, internal(err)
 	}
-	d := &dropped{k: ch.k, slot: ch.rec.Slot, material: ch.snap.material()}
+	d := &dropped{k: ch.k, slot: ch.rec.Slot, id: ch.snap.current, material: ch.snap.material()}
 	last := *ch.rec.current()
 	last.Wrapped = nil
 	ch.rec.Slot, ch.rec.Materials = slot, []materialRecord{last}
@@ -293,6 +294,7 @@ func (s *Service) destroyDropped(d *dropped) error {
 		return nil
 	}
 	d.k.use.Lock()
+	s.wrapping.Forget(d.id)
 	d.material.Wipe()
 	d.k.use.Unlock()
 	return s.shred.destroy(d.slot, d.k.id)

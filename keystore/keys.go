@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kmsfs/kmsfs/crypto"
+	"github.com/kmsfs/kmsfs/crypto/wrap"
 	"github.com/kmsfs/kmsfs/fs/kv/ledger"
 	"github.com/kmsfs/kmsfs/keystore/audit"
 	"github.com/kmsfs/kmsfs/principals/policy"
@@ -62,12 +63,13 @@ func (k *key) snapshot() *snapshot            { return k.snap.Load() }
 func (s *snapshot) deleted() bool             { return s.rec == nil }
 func (s *snapshot) material() *crypto.DataKey { return s.materials[s.current] }
 
-// wipe waits for the calls that use the key's materials and wipes them.
-func (k *key) wipe() {
+// wipe waits for the calls that use the key's materials and wipes them, and what was derived from them.
+func (k *key) wipe(derived *wrap.Cache) {
 	k.use.Lock()
 	defer k.use.Unlock()
 	k.alive = false
-	for _, m := range k.snapshot().materials {
+	for id, m := range k.snapshot().materials {
+		derived.Forget(id)
 		m.Wipe()
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kmsfs/kmsfs/crypto"
+	"github.com/kmsfs/kmsfs/crypto/wrap"
 	"github.com/kmsfs/kmsfs/fs/kv/ledger"
 	"github.com/kmsfs/kmsfs/keystore/audit"
 	"github.com/kmsfs/kmsfs/principals/policy"
@@ -46,6 +47,7 @@ type Service struct {
 	root       *crypto.DataKey
 	tokens     *crypto.DataKey // signs grant tokens
 	shred      *shredFile
+	wrapping   *wrap.Cache // wrapping keys of the materials
 	audit      Recorder
 	account    string
 	region     string
@@ -100,6 +102,7 @@ func Open(c Config) (*Service, error) {
 		ledger:     c.Ledger,
 		root:       c.Root.Clone(),
 		tokens:     c.Root.Derive(nil, tokenInfo),
+		wrapping:   wrap.NewCache(),
 		audit:      c.Audit,
 		account:    c.Account,
 		region:     c.Region,
@@ -148,7 +151,7 @@ func (s *Service) wipe() error {
 	}
 	s.index.RUnlock()
 	for _, k := range all {
-		k.wipe()
+		k.wipe(s.wrapping)
 	}
 	s.root.Wipe()
 	s.index.Lock()

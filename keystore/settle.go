@@ -97,7 +97,7 @@ func (s *Service) remove(k *key, snap *snapshot, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	k.wipe()
+	k.wipe(s.wrapping)
 	k.publish(&snapshot{policy: snap.policy})
 	s.index.Lock()
 	for _, name := range snap.aliases {

@@ -12,9 +12,9 @@ import (
 )
 
 type vector struct {
-	Name, Material, Key, MaterialID, Salt, KeyARN string
-	Context                                       crypto.Context
-	Canonical, Plaintext, Blob                    string
+	Name, Material, Key, MaterialID, Salt, Nonce, KeyARN string
+	Context                                              crypto.Context
+	Canonical, Plaintext, Blob                           string
 }
 
 func unhex(t testing.TB, s string) []byte {
@@ -59,14 +59,14 @@ func TestVectors(t *testing.T) {
 			if got := hex.EncodeToString(v.Context.Canonical()); got != v.Canonical {
 				t.Errorf("canonical context %s, want %s", got, v.Canonical)
 			}
-			got, err := wrapWithSalt(material, h, v.KeyARN, v.Context, plaintext, [saltSize]byte(unhex(t, v.Salt)))
+			got, err := wrapAs(material, h, v.KeyARN, v.Context, plaintext, [saltSize]byte(unhex(t, v.Salt)), unhex(t, v.Nonce))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(got, blob) {
 				t.Errorf("blob %x\nwant %x", got, blob)
 			}
-			if len(blob) != Overhead+len(plaintext) {
+			if len(blob) != Overhead+len(plaintext)+len(v.Nonce)/2 {
 				t.Errorf("blob of %d bytes for %d", len(blob), len(plaintext))
 			}
 			if got, err := ParseHeader(blob); err != nil || got != h {
@@ -79,22 +79,39 @@ func TestVectors(t *testing.T) {
 	}
 }
 
+// wrapAs is Wrap with the randomness given; of version 2 if there is a nonce.
+func wrapAs(m *crypto.DataKey, h Header, arn string, ctx crypto.Context, plaintext []byte, salt [saltSize]byte, nonce []byte) ([]byte, error) {
+	if len(nonce) == 0 {
+		return wrapWithSalt(m, h, arn, ctx, plaintext, salt)
+	}
+	d := derive(m, salt, arn, infoPrefix2)
+	defer d.aead.Wipe()
+	return d.seal(h, (*[NonceSize]byte)(nonce), arn, ctx, plaintext)
+}
+
+// wraps are the ways to wrap, by version.
+func wraps() map[string]func(*crypto.DataKey, Header, string, crypto.Context, []byte) (crypto.WrappedKey, error) {
+	return map[string]func(*crypto.DataKey, Header, string, crypto.Context, []byte) (crypto.WrappedKey, error){"version 1": Wrap, "version 2": NewCache().Wrap}
+}
+
 func TestWrapIsRandomised(t *testing.T) {
 	m := crypto.NewDataKey()
-	a, err := Wrap(m, Header{}, "arn", nil, []byte("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := Wrap(m, Header{}, "arn", nil, []byte("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if bytes.Equal(a[offSalt:], b[offSalt:]) || bytes.Equal(a[HeaderSize:], b[HeaderSize:]) {
-		t.Error("two wraps of one secret agree")
-	}
-	for _, blob := range [][]byte{a, b} {
-		if p, err := Unwrap(m, "arn", crypto.Context{}, blob); err != nil || string(p) != "secret" {
-			t.Errorf("unwrap: %q, %v", p, err)
+	for version, wrap := range wraps() {
+		a, err := wrap(m, Header{}, "arn", nil, []byte("secret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := wrap(m, Header{}, "arn", nil, []byte("secret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Equal(a[offSalt:], b[offSalt:]) || bytes.Equal(a[offNonce:], b[offNonce:]) || bytes.Equal(a[len(a)-22:], b[len(b)-22:]) {
+			t.Errorf("%s: two wraps of one secret agree", version)
+		}
+		for _, blob := range [][]byte{a, b} {
+			if p, err := Unwrap(m, "arn", crypto.Context{}, blob); err != nil || string(p) != "secret" {
+				t.Errorf("%s: unwrap: %q, %v", version, p, err)
+			}
 		}
 	}
 }
@@ -102,8 +119,10 @@ func TestWrapIsRandomised(t *testing.T) {
 func TestWrapRefusesSizes(t *testing.T) {
 	m := crypto.NewDataKey()
 	for _, n := range []int{0, MaxPlaintext + 1} {
-		if _, err := Wrap(m, Header{}, "arn", nil, make([]byte, n)); err == nil {
-			t.Errorf("wrapped %d bytes", n)
+		for version, wrap := range wraps() {
+			if _, err := wrap(m, Header{}, "arn", nil, make([]byte, n)); err == nil {
+				t.Errorf("%s: wrapped %d bytes", version, n)
+			}
 		}
 	}
 }
@@ -111,16 +130,31 @@ func TestWrapRefusesSizes(t *testing.T) {
 // TestUnwrapRefuses changes every bit, cuts at every length and gives wrong
 // companions: always the one error, never a plaintext.
 func TestUnwrapRefuses(t *testing.T) {
+	for version, wrap := range wraps() {
+		t.Run(version, func(t *testing.T) { unwrapRefuses(t, wrap, Unwrap) })
+		t.Run(version+", with a cache", func(t *testing.T) { unwrapRefuses(t, wrap, NewCache().Unwrap) })
+	}
+	c := NewCache()
+	t.Run("with the wrapping key in the cache", func(t *testing.T) { unwrapRefuses(t, c.Wrap, c.Unwrap) })
+}
+
+func unwrapRefuses(t *testing.T, wrap func(*crypto.DataKey, Header, string, crypto.Context, []byte) (crypto.WrappedKey, error),
+	unwrap func(*crypto.DataKey, string, crypto.Context, []byte) ([]byte, error)) {
+	t.Helper()
 	m, ctx := crypto.NewDataKey(), crypto.Context{"aws:s3:arn": "arn:aws:s3:::b/k"}
-	blob, err := Wrap(m, Header{Key: [16]byte{1}}, "arn", ctx, bytes.Repeat([]byte{9}, 32))
+	plaintext := bytes.Repeat([]byte{9}, 32)
+	blob, err := wrap(m, Header{Key: [16]byte{1}, Material: [32]byte(crypto.NewDataKey().Expose())}, "arn", ctx, plaintext)
 	if err != nil {
 		t.Fatal(err)
 	}
 	refuse := func(what string, m *crypto.DataKey, arn string, ctx crypto.Context, blob []byte) {
 		t.Helper()
-		if p, err := Unwrap(m, arn, ctx, blob); !errors.Is(err, ErrInvalidCiphertext) || p != nil || err.Error() != ErrInvalidCiphertext.Error() {
+		if p, err := unwrap(m, arn, ctx, blob); !errors.Is(err, ErrInvalidCiphertext) || p != nil || err.Error() != ErrInvalidCiphertext.Error() {
 			t.Errorf("%s: %x, %v, want ErrInvalidCiphertext alone", what, p, err)
 		}
+	}
+	if p, err := unwrap(m, "arn", ctx, blob); err != nil || !bytes.Equal(p, plaintext) {
+		t.Fatalf("%x, %v", p, err)
 	}
 	for bit := range len(blob) * 8 {
 		bad := bytes.Clone(blob)
@@ -132,30 +166,40 @@ func TestUnwrapRefuses(t *testing.T) {
 	}
 	refuse("a longer blob", m, "arn", ctx, append(bytes.Clone(blob), 0))
 	refuse("an endless blob", m, "arn", ctx, append(bytes.Clone(blob), make([]byte, 5000)...))
-	refuse("another material", crypto.NewDataKey(), "arn", ctx, blob)
 	refuse("another ARN", m, "arn2", ctx, blob)
 	refuse("no context", m, "arn", nil, blob)
 	refuse("another context", m, "arn", crypto.Context{"aws:s3:arn": "arn:aws:s3:::b/l"}, blob)
 	refuse("a longer context", m, "arn", crypto.Context{"aws:s3:arn": "arn:aws:s3:::b/k", "x": ""}, blob)
+	if p, err := Unwrap(crypto.NewDataKey(), "arn", ctx, blob); !errors.Is(err, ErrInvalidCiphertext) || p != nil {
+		t.Errorf("another material: %x, %v", p, err)
+	}
 }
 
 // TestCommitmentIsChecked swaps in a commitment of another material: the blob
 // must fail although its ciphertext is untouched.
 func TestCommitmentIsChecked(t *testing.T) {
 	m := crypto.NewDataKey()
-	blob, err := Wrap(m, Header{}, "arn", nil, []byte("x"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A forger who knows the material can build a body that authenticates under
-	// a header with a wrong commitment; only the comparison stops it.
-	forged := bytes.Clone(blob[:HeaderSize])
-	clear(forged[offCommit:])
-	var keys [64]byte
-	derive(&keys, m, forged[offSalt:offCommit], "arn")
-	body := crypto.NewGCM(keys[:32]).Seal(nil, make([]byte, 12), []byte("x"), associated(nil, forged, "arn", nil))
-	if p, err := Unwrap(m, "arn", nil, append(forged, body...)); !errors.Is(err, ErrInvalidCiphertext) {
-		t.Errorf("a wrong commitment opens: %q, %v", p, err)
+	for version, wrap := range wraps() {
+		blob, err := wrap(m, Header{}, "arn", nil, []byte("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, size, _ := parse(blob)
+		info, nonce := infoPrefix1, zero[:]
+		if size != HeaderSize {
+			info, nonce = infoPrefix2, blob[offNonce:size]
+		}
+		// A forger who knows the material can build a body that authenticates under
+		// a header with a wrong commitment; only the comparison stops it.
+		forged := bytes.Clone(blob[:size])
+		clear(forged[offCommit:offNonce])
+		d := derive(m, [saltSize]byte(forged[offSalt:offCommit]), "arn", info)
+		forged = append(forged, d.aead.Seal(nil, nonce, []byte("x"), associated(nil, forged, "arn", nil))...)
+		for what, unwrap := range map[string]func(*crypto.DataKey, string, crypto.Context, []byte) ([]byte, error){"alone": Unwrap, "with a cache": NewCache().Unwrap} {
+			if p, err := unwrap(m, "arn", nil, forged); !errors.Is(err, ErrInvalidCiphertext) {
+				t.Errorf("%s, %s: a wrong commitment opens: %q, %v", version, what, p, err)
+			}
+		}
 	}
 }
 
@@ -181,7 +225,8 @@ func FuzzUnwrap(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := wrapWithSalt(m, h, arn, ctx, p, [saltSize]byte(blob[offSalt:offCommit]))
+		_, size, _ := parse(blob)
+		again, err := wrapAs(m, h, arn, ctx, p, [saltSize]byte(blob[offSalt:offCommit]), blob[offNonce:size])
 		if err != nil || !bytes.Equal(again, blob) {
 			t.Fatalf("sealed again: %x, %v", again, err)
 		}
@@ -192,7 +237,8 @@ func FuzzParseHeader(f *testing.F) {
 	for _, v := range vectors(f) {
 		f.Add(unhex(f, v.Blob))
 	}
-	f.Add([]byte(magic))
+	f.Add([]byte(magic1))
+	f.Add([]byte(magic2))
 	f.Fuzz(func(t *testing.T, blob []byte) {
 		h, err := ParseHeader(blob)
 		if err != nil {
@@ -210,24 +256,33 @@ func FuzzParseHeader(f *testing.F) {
 func BenchmarkWrap(b *testing.B) {
 	m, dk := crypto.NewDataKey(), crypto.NewDataKey()
 	ctx := crypto.Context{"aws:s3:arn": "arn:aws:s3:::bucket/some/object"}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := Wrap(m, Header{}, "arn:aws:kms:us-east-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef", ctx, dk.Expose()); err != nil {
-			b.Fatal(err)
-		}
+	for version, wrap := range wraps() {
+		b.Run(version, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := wrap(m, Header{}, "arn:aws:kms:us-east-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef", ctx, dk.Expose()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
 func BenchmarkUnwrap(b *testing.B) {
 	m, dk := crypto.NewDataKey(), crypto.NewDataKey()
-	blob, err := Wrap(m, Header{}, "arn", nil, dk.Expose())
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := Unwrap(m, "arn", nil, blob); err != nil {
-			b.Fatal(err)
-		}
+	c := NewCache()
+	for version, wrap := range wraps() {
+		b.Run(version, func(b *testing.B) {
+			blob, err := wrap(m, Header{}, "arn", nil, dk.Expose())
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.Unwrap(m, "arn", nil, blob); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

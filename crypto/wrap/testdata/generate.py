@@ -30,12 +30,14 @@ def canonical(context):
     return out
 
 
-def wrap(material, key, material_id, salt, arn, context, plaintext):
-    derived = hkdf(material, salt, b"kms-wrap-v1" + arn.encode(), 64)
+def wrap(material, key, material_id, salt, nonce, arn, context, plaintext):
+    """A blob: of version 1 if the nonce is None."""
+    version = b"1" if nonce is None else b"2"
+    derived = hkdf(material, salt, b"kms-wrap-v" + version + arn.encode(), 64)
     wrapkey, commit = derived[:32], derived[32:]
-    header = b"KB1\x00" + key + material_id + salt + commit
+    header = b"KB" + version + b"\x00" + key + material_id + salt + commit + (nonce or b"")
     aad = header + arn.encode() + canonical(context)
-    return header + AESGCM(wrapkey).encrypt(bytes(12), plaintext, aad)
+    return header + AESGCM(wrapkey).encrypt(nonce or bytes(12), plaintext, aad)
 
 
 def seq(start, n):
@@ -55,19 +57,22 @@ CASES = [
 ]
 
 vectors = []
-for i, (name, arn, context, plaintext) in enumerate(CASES):
-    material, material_id, salt = seq(16 * i, 32), seq(16 * i + 100, 32), seq(16 * i + 200, 32)
-    blob = wrap(material, KEY, material_id, salt, arn, context, plaintext)
-    vectors.append({
-        "name": name,
-        "material": material.hex(),
-        "key": KEY.hex(),
-        "materialID": material_id.hex(),
-        "salt": salt.hex(),
-        "keyARN": arn,
-        "context": context,
-        "canonical": canonical(context).hex(),
-        "plaintext": plaintext.hex(),
-        "blob": blob.hex(),
-    })
+for version in 1, 2:
+    for i, (name, arn, context, plaintext) in enumerate(CASES):
+        material, material_id, salt = seq(16 * i, 32), seq(16 * i + 100, 32), seq(16 * i + 200, 32)
+        nonce = seq(16 * i + 50, 12) if version == 2 else None
+        blob = wrap(material, KEY, material_id, salt, nonce, arn, context, plaintext)
+        vectors.append({
+            "name": name if version == 1 else name + ", version 2",
+            "material": material.hex(),
+            "key": KEY.hex(),
+            "materialID": material_id.hex(),
+            "salt": salt.hex(),
+            "nonce": (nonce or b"").hex(),
+            "keyARN": arn,
+            "context": context,
+            "canonical": canonical(context).hex(),
+            "plaintext": plaintext.hex(),
+            "blob": blob.hex(),
+        })
 print(json.dumps(vectors, indent=1, ensure_ascii=False))
