@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/kmsfs/kmsfs/crypto"
 	"github.com/kmsfs/kmsfs/fs/kv"
@@ -81,6 +82,56 @@ func TestDeletionShreds(t *testing.T) {
 	if info, _ := os.Stat(w.shredPath()); info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v", info.Mode())
 	}
+}
+
+// TestDerivedKeysGo: what was derived from a key's material to wrap and to open stays as long as the material, and goes with it: when imported material is
+// deleted, when the key is, and when the service is closed.
+func TestDerivedKeysGo(t *testing.T) {
+	w := newWorld(t)
+	c := w.admin()
+	use := func(arn string) {
+		t.Helper()
+		dk, wrapped := w.generate(c, arn, payContext)
+		dk.Wipe()
+		again, err := w.Decrypt(c, wrapped, payContext)
+		must(t, err)
+		again.Wipe()
+	}
+	gone := func(what string, before, want int) {
+		t.Helper()
+		if n := before - crypto.LiveKeys(); n != want {
+			t.Errorf("%s: %d keys less in memory, not %d", what, n, want)
+		}
+	}
+	imported, deleted, rotated := external1(t, w), w.key("default"), w.key("default")
+	w.imports(imported, bytes.Repeat([]byte{7}, 32), time.Time{})
+	must(t, w.RotateKeyOnDemand(c, rotated))
+	for _, arn := range []string{imported, deleted, rotated} {
+		before := crypto.LiveKeys()
+		use(arn)
+		gone("using a key", before, -1) // the wrapping key
+		use(arn)
+		gone("using it again", before, -1)
+	}
+	before := crypto.LiveKeys()
+	_, _, err := w.DeleteImportedKeyMaterial(c, imported)
+	must(t, err)
+	gone("imported material deleted", before, 2)
+	_, err = w.ScheduleKeyDeletion(c, deleted, 7)
+	must(t, err)
+	w.clock.Advance(7 * day)
+	before = crypto.LiveKeys()
+	must(t, w.Settle())
+	gone("a key deleted", before, 2)
+	w.reopen()
+	before = crypto.LiveKeys()
+	must(t, w.Close())
+	unused := before - crypto.LiveKeys()
+	w.open()
+	use(rotated)
+	before = crypto.LiveKeys()
+	must(t, w.Close())
+	gone("the service closed", before, unused+1)
 }
 
 // TestInterruptedDeletion: the documents went, the slot stayed; the next Open overwrites it. And an interrupted creation the same.
