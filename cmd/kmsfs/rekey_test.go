@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"testing"
 	"time"
@@ -68,7 +67,7 @@ func BenchmarkRekey(b *testing.B) {
 	makeFiles(b, s, files)
 	keys := [2]string{"alias/a", "alias/b"}
 	var took time.Duration
-	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent)) // as the daemon has it
+	tuneRuntime() // as the daemon does
 	before := cpuTime(b)
 	b.ResetTimer()
 	for i := range b.N {
