@@ -139,7 +139,8 @@ func TestUnwrapRefuses(t *testing.T) {
 }
 
 func unwrapRefuses(t *testing.T, wrap func(*crypto.DataKey, Header, string, crypto.Context, []byte) (crypto.WrappedKey, error),
-	unwrap func(*crypto.DataKey, string, crypto.Context, []byte) ([]byte, error)) {
+	unwrap func(*crypto.DataKey, string, crypto.Context, []byte) ([]byte, error),
+) {
 	t.Helper()
 	m, ctx := crypto.NewDataKey(), crypto.Context{"aws:s3:arn": "arn:aws:s3:::b/k"}
 	plaintext := bytes.Repeat([]byte{9}, 32)
