@@ -13,22 +13,29 @@ import (
 // encoder writes an event's JSON as encoding/json would (without HTML escapes), without its reflection: every use of a key waits
 // for it. What is rare goes through encoding/json.
 type encoder struct {
-	b   []byte
-	err error
+	b      []byte
+	packed bool // words stand for themselves: see pack.go
+	err    error
 }
 
 // contextARN is the name that the encryption context of an object has.
 const contextARN = "aws:s3:arn"
 
-// name begins a member.
-func (e *encoder) name(name string) {
-	b := e.b // kept out of memory until it is complete
-	if b[len(b)-1] != '{' {
-		b = append(b, ',')
+// name begins a member. It ends in a colon, so that what comes before it is an opening brace or the end of another member.
+func (e *encoder) name(name word) {
+	if e.b[len(e.b)-1] != '{' {
+		e.b = append(e.b, ',')
 	}
-	b = append(b, '"')
-	b = append(b, name...)
-	e.b = append(b, '"', ':')
+	e.word(name)
+}
+
+// word is an entry of the dictionary.
+func (e *encoder) word(w word) {
+	if e.packed {
+		e.b = append(e.b, byte(w))
+	} else {
+		e.b = append(e.b, words[w-firstWord]...)
+	}
 }
 
 // escaped are the bytes that a string of JSON may not hold as they are, and those that are part of a longer character.
@@ -47,9 +54,23 @@ func (e *encoder) text(s string) {
 			return
 		}
 	}
-	b := append(e.b, '"')
-	b = append(b, s...)
-	e.b = append(b, '"')
+	e.b = append(e.b, '"')
+	if e.packed {
+		e.b = packText(e.b, s)
+	} else {
+		e.b = append(e.b, s...)
+	}
+	e.b = append(e.b, '"')
+}
+
+// known is a string value that is in the dictionary as a rule.
+func (e *encoder) known(name word, s string) {
+	e.name(name)
+	if w, ok := values[s]; ok && e.packed {
+		e.b = append(e.b, byte(w))
+		return
+	}
+	e.text(s)
 }
 
 // value is any value, by encoding/json.
@@ -60,31 +81,36 @@ func (e *encoder) value(v any) {
 	if err := enc.Encode(v); err != nil && e.err == nil {
 		e.err = err
 	}
-	e.b = append(e.b, bytes.TrimSuffix(b.Bytes(), []byte{'\n'})...)
+	text := bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
+	if e.packed {
+		e.b = packLiteral(e.b, text)
+	} else {
+		e.b = append(e.b, text...)
+	}
 }
 
-func (e *encoder) always(name, s string) {
+func (e *encoder) always(name word, s string) {
 	e.name(name)
 	e.text(s)
 }
 
-func (e *encoder) optional(name, s string) {
+func (e *encoder) optional(name word, s string) {
 	if s != "" {
 		e.always(name, s)
 	}
 }
 
-func (e *encoder) number(name string, n uint64) {
+func (e *encoder) number(name word, n uint64) {
 	e.name(name)
 	e.b = strconv.AppendUint(e.b, n, 10)
 }
 
-func (e *encoder) boolean(name string, v bool) {
+func (e *encoder) boolean(name word, v bool) {
 	e.name(name)
 	e.b = strconv.AppendBool(e.b, v)
 }
 
-func (e *encoder) pairs(name string, m map[string]string) {
+func (e *encoder) pairs(name word, m map[string]string) {
 	if len(m) == 0 {
 		return
 	}
@@ -101,6 +127,10 @@ func (e *encoder) pairs(name string, m map[string]string) {
 }
 
 func (e *encoder) pair(k, v string) {
+	if k == contextARN {
+		e.always(wContextARN, v)
+		return
+	}
 	if c := e.b[len(e.b)-1]; c != '{' {
 		e.b = append(e.b, ',')
 	}
@@ -111,64 +141,73 @@ func (e *encoder) pair(k, v string) {
 
 // appendJSON appends the event as one line without a line feed.
 func (e *Event) appendJSON(dst []byte) ([]byte, error) {
-	enc := encoder{b: append(dst, '{')}
-	enc.always("eventVersion", e.EventVersion)
-	enc.name("userIdentity")
+	return e.encode(&encoder{b: append(dst, '{')})
+}
+
+// appendPacked appends the event packed (pack.go).
+func (e *Event) appendPacked(dst []byte) ([]byte, error) {
+	return e.encode(&encoder{b: append(dst, packedMark, '{'), packed: true})
+}
+
+// encode completes an event of which the encoder has the beginning.
+func (e *Event) encode(enc *encoder) ([]byte, error) {
+	enc.known(wEventVersion, e.EventVersion)
+	enc.name(wUserIdentity)
 	enc.identity(&e.UserIdentity)
-	enc.name("eventTime")
+	enc.name(wEventTime)
 	enc.b = append(enc.b, '"')
 	enc.b = e.EventTime.UTC().AppendFormat(enc.b, time.RFC3339) // as timeLayout has it in UTC, and in half the time
 	enc.b = append(enc.b, '"')
-	enc.always("eventSource", e.EventSource)
-	enc.always("eventName", e.EventName)
-	enc.always("awsRegion", e.AWSRegion)
-	enc.optional("sourceIPAddress", e.SourceIPAddress)
-	enc.optional("userAgent", e.UserAgent)
-	enc.optional("errorCode", e.ErrorCode)
-	enc.optional("errorMessage", e.ErrorMessage)
-	enc.name("requestParameters")
+	enc.known(wEventSource, e.EventSource)
+	enc.known(wEventName, e.EventName)
+	enc.always(wAWSRegion, e.AWSRegion)
+	enc.optional(wSourceIPAddress, e.SourceIPAddress)
+	enc.optional(wUserAgent, e.UserAgent)
+	enc.optional(wErrorCode, e.ErrorCode)
+	enc.optional(wErrorMessage, e.ErrorMessage)
+	enc.name(wRequestParameters)
 	enc.parameters(e.RequestParameters)
-	enc.name("responseElements")
+	enc.name(wResponseElements)
 	if e.ResponseElements == nil {
 		enc.b = append(enc.b, "null"...)
 	} else {
 		enc.value(e.ResponseElements)
 	}
 	if len(e.ServiceEventDetails) > 0 {
-		enc.name("serviceEventDetails")
+		enc.name(wServiceEventDetails)
 		enc.value(e.ServiceEventDetails)
 	}
 	if e.AdditionalEventData != nil {
-		enc.name("additionalEventData")
+		enc.name(wAdditionalEventData)
 		enc.additional(e.AdditionalEventData)
 	}
-	enc.always("requestID", e.RequestID)
-	enc.always("eventID", e.EventID)
-	enc.boolean("readOnly", e.ReadOnly)
+	enc.always(wRequestID, e.RequestID)
+	enc.always(wEventID, e.EventID)
+	enc.boolean(wReadOnly, e.ReadOnly)
 	enc.resources(e.Resources)
-	enc.always("eventType", e.EventType)
-	enc.boolean("managementEvent", e.ManagementEvent)
-	enc.always("recipientAccountId", e.RecipientAccountID)
-	enc.always("eventCategory", e.EventCategory)
+	enc.known(wEventType, e.EventType)
+	enc.boolean(wManagementEvent, e.ManagementEvent)
+	enc.always(wRecipientAccountID, e.RecipientAccountID)
+	enc.known(wEventCategory, e.EventCategory)
 	if enc.err != nil {
-		return dst, fmt.Errorf("audit: encode event %s: %w", e.EventName, enc.err)
+		return nil, fmt.Errorf("audit: encode event %s: %w", e.EventName, enc.err)
 	}
 	return append(enc.b, '}'), nil
 }
 
 func (e *encoder) identity(u *UserIdentity) {
 	e.b = append(e.b, '{')
-	e.optional("type", u.Type)
-	e.optional("principalId", u.PrincipalID)
-	e.optional("arn", u.ARN)
-	e.optional("accountId", u.AccountID)
-	e.optional("accessKeyId", u.AccessKeyID)
-	e.optional("userName", u.UserName)
+	e.optional(wType, u.Type)
+	e.optional(wPrincipalID, u.PrincipalID)
+	e.optional(wArn, u.ARN)
+	e.optional(wAccountID, u.AccountID)
+	e.optional(wAccessKeyID, u.AccessKeyID)
+	e.optional(wUserName, u.UserName)
 	if u.SessionContext != nil {
-		e.name("sessionContext")
+		e.name(wSessionContext)
 		e.value(u.SessionContext)
 	}
-	e.optional("invokedBy", u.InvokedBy)
+	e.optional(wInvokedBy, u.InvokedBy)
 	e.b = append(e.b, '}')
 }
 
@@ -183,16 +222,16 @@ func (e *encoder) parameters(p *Parameters) {
 		return
 	}
 	e.b = append(e.b, '{')
-	e.optional("keyId", p.KeyID)
-	e.optional("keySpec", p.KeySpec)
-	e.optional("encryptionAlgorithm", p.EncryptionAlgorithm)
-	e.pairs("encryptionContext", p.EncryptionContext)
-	e.optional("sourceKeyId", p.SourceKeyID)
-	e.pairs("sourceEncryptionContext", p.SourceEncryptionContext)
-	e.optional("sourceEncryptionAlgorithm", p.SourceEncryptionAlgorithm)
-	e.optional("destinationKeyId", p.DestinationKeyID)
-	e.pairs("destinationEncryptionContext", p.DestinationEncryptionContext)
-	e.optional("destinationEncryptionAlgorithm", p.DestinationEncryptionAlgorithm)
+	e.optional(wKeyID, p.KeyID)
+	e.optional(wKeySpec, p.KeySpec)
+	e.optional(wEncryptionAlgorithm, p.EncryptionAlgorithm)
+	e.pairs(wEncryptionContext, p.EncryptionContext)
+	e.optional(wSourceKeyID, p.SourceKeyID)
+	e.pairs(wSourceEncryptionContext, p.SourceEncryptionContext)
+	e.optional(wSourceEncryptionAlgorithm, p.SourceEncryptionAlgorithm)
+	e.optional(wDestinationKeyID, p.DestinationKeyID)
+	e.pairs(wDestinationEncryptionContext, p.DestinationEncryptionContext)
+	e.optional(wDestinationEncryptionAlgorithm, p.DestinationEncryptionAlgorithm)
 	e.b = append(e.b, '}')
 }
 
@@ -206,21 +245,21 @@ func (p *Parameters) plain() bool {
 
 func (e *encoder) additional(a *AdditionalEventData) {
 	e.b = append(e.b, '{')
-	e.optional("SSEApplied", a.SSEApplied)
+	e.optional(wSSEApplied, a.SSEApplied)
 	if o := a.Kmsfs; o != nil {
-		e.name("x-kmsfs")
+		e.name(wXKmsfs)
 		e.b = append(e.b, '{')
-		e.optional("op", o.Op)
-		e.optional("path", o.Path)
+		e.optional(wOp, o.Op)
+		e.optional(wPath, o.Path)
 		if o.Inode != 0 {
-			e.number("inode", o.Inode)
+			e.number(wInode, o.Inode)
 		}
-		e.optional("mount", o.Mount)
-		e.number("uid", uint64(o.UID))
+		e.optional(wMount, o.Mount)
+		e.number(wUID, uint64(o.UID))
 		if o.PID != 0 {
-			e.number("pid", uint64(o.PID))
+			e.number(wPID, uint64(o.PID))
 		}
-		e.name("decision")
+		e.name(wDecision)
 		e.decision(&o.Decision)
 		e.b = append(e.b, '}')
 	}
@@ -229,15 +268,15 @@ func (e *encoder) additional(a *AdditionalEventData) {
 
 func (e *encoder) decision(d *Decision) {
 	e.b = append(e.b, '{')
-	e.optional("effect", d.Effect)
-	e.optional("source", d.Source)
-	e.optional("policy", d.Policy)
-	e.optional("sid", d.Sid)
+	e.optional(wEffect, d.Effect)
+	e.optional(wSource, d.Source)
+	e.optional(wPolicy, d.Policy)
+	e.optional(wSID, d.Sid)
 	if d.Statement != 0 {
-		e.name("statement")
+		e.name(wStatement)
 		e.b = strconv.AppendInt(e.b, int64(d.Statement), 10)
 	}
-	e.optional("missing", d.Missing)
+	e.optional(wMissing, d.Missing)
 	e.b = append(e.b, '}')
 }
 
@@ -245,16 +284,16 @@ func (e *encoder) resources(list []Resource) {
 	if len(list) == 0 {
 		return
 	}
-	e.name("resources")
+	e.name(wResources)
 	e.b = append(e.b, '[')
 	for i := range list {
 		if i > 0 {
 			e.b = append(e.b, ',')
 		}
 		e.b = append(e.b, '{')
-		e.always("accountId", list[i].AccountID)
-		e.always("type", list[i].Type)
-		e.always("ARN", list[i].ARN)
+		e.always(wAccountID, list[i].AccountID)
+		e.known(wType, list[i].Type)
+		e.always(wARN, list[i].ARN)
 		e.b = append(e.b, '}')
 	}
 	e.b = append(e.b, ']')

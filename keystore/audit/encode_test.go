@@ -34,6 +34,13 @@ func TestEncoderIsJSON(t *testing.T) {
 		if err := enc.Encode(&e); err != nil {
 			t.Fatal(err)
 		}
+		packed, err := e.appendPacked(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if unpacked, err := unpack(packed); err != nil || !bytes.Equal(unpacked, got) {
+			t.Fatalf("unpacked %s, %v\nwant     %s", unpacked, err, got)
+		}
 		if !bytes.Equal(append(got, '\n'), want.Bytes()) {
 			t.Fatalf("got  %s\nwant %s", got, want.Bytes())
 		}
@@ -41,7 +48,10 @@ func TestEncoderIsJSON(t *testing.T) {
 }
 
 func text(rnd *rand.Rand) string {
-	some := []string{"", "a", "arn:aws:s3:::pay/q1.csv", "<&>", "tab\t", "quote\"", "back\\slash", "ümläut", "\xff\xfe", "\u2028", "\x7f", "\x00"}
+	some := []string{"", "a", "arn:aws:s3:::pay/q1.csv", "<&>", "tab\t", "quote\"", "back\\slash", "ümläut", "\xff\xfe", "\u2028", "\x7f", "\x00",
+		"arn:aws:kms:r:a:key/01234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdef", "01234567-89AB-cdef-0123-456789abcdef",
+		"01234567-89ab-cdef-0123-456789abcde", "01234567--9ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-4567-9abcdef", "arn:aws:iam::1:user/a", "AwsApiCall", "{",
+		"7b7b7b7b-7b7b-7b7b-7b7b-7b7b7b7b7b7b"}
 	return some[rnd.IntN(len(some))]
 }
 

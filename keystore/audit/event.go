@@ -206,20 +206,14 @@ const idSize = 36
 
 // newIDs is two random (version 4) UUIDs, one after the other.
 func newIDs() string {
-	const hex = "0123456789abcdef"
-	var u [32]byte
+	var u [2 * uuidSize]byte
 	rand.Read(u[:]) // never fails: it ends the program where the kernel has no randomness
 	var text [2 * idSize]byte
 	s := text[:0]
-	for id := u[:]; len(id) > 0; id = id[16:] {
+	for id := u[:]; len(id) > 0; id = id[uuidSize:] {
 		id[6] = id[6]&0x0f | 0x40
 		id[8] = id[8]&0x3f | 0x80
-		for i, b := range id[:16] {
-			if i == 4 || i == 6 || i == 8 || i == 10 {
-				s = append(s, '-')
-			}
-			s = append(s, hex[b>>4], hex[b&15])
-		}
+		s = appendUUID(s, [uuidSize]byte(id))
 	}
 	return string(s)
 }

@@ -47,7 +47,9 @@ func event(i int) *Event {
 func appendN(t testing.TB, l *Log, from, to int) {
 	t.Helper()
 	for i := from; i <= to; i++ {
-		if err := l.Append(event(i)); err != nil {
+		e := event(i)
+		e.UserAgent = strings.Repeat("long", 125) // so that a few fill a file
+		if err := l.Append(e); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -481,7 +483,7 @@ func TestOtherKeyAndVersionRefused(t *testing.T) {
 	if _, err := Open(dir, testKey, Options{Clock: testClock}); !errors.Is(err, ErrVersion) {
 		t.Fatalf("another version: %v", err)
 	}
-	b[9], b[11] = 1, 1
+	b[9], b[11] = 1, 2
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}

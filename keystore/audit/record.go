@@ -50,8 +50,12 @@ var (
 
 type mac [macSize]byte
 
+// flagPacked says that events of the file may be packed.
+const flagPacked = 1
+
 // header is the start of every file.
 type header struct {
+	flags      uint16
 	logID      [16]byte
 	index      uint64 // of this file, from 1
 	first      uint64 // sequence of the first record in this file
@@ -140,7 +144,7 @@ func (h header) encode(k *keys) []byte {
 	b := make([]byte, 0, headerSize)
 	b = append(b, magic...)
 	b = binary.BigEndian.AppendUint16(b, version)
-	b = binary.BigEndian.AppendUint16(b, 0) // feature flags
+	b = binary.BigEndian.AppendUint16(b, h.flags)
 	b = binary.BigEndian.AppendUint32(b, headerSize)
 	b = append(b, h.logID[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.index)
@@ -165,14 +169,15 @@ func parseHeader(k *keys, b []byte) (header, error) {
 	if v := binary.BigEndian.Uint16(b[8:]); v != version {
 		return header{}, fmt.Errorf("%w %d", ErrVersion, v)
 	}
-	if f := binary.BigEndian.Uint16(b[10:]); f != 0 {
-		return header{}, fmt.Errorf("%w: feature flags %#x", ErrVersion, f)
+	flags := binary.BigEndian.Uint16(b[10:])
+	if flags&^flagPacked != 0 {
+		return header{}, fmt.Errorf("%w: feature flags %#x", ErrVersion, flags)
 	}
 	want := k.headerMAC(b[:headerSize-macSize])
 	if !hmac.Equal(want[:], b[headerSize-macSize:]) {
 		return header{}, ErrKey
 	}
-	var h header
+	h := header{flags: flags}
 	copy(h.logID[:], b[16:])
 	h.index = binary.BigEndian.Uint64(b[32:])
 	h.first = binary.BigEndian.Uint64(b[40:])
@@ -239,13 +244,16 @@ func (k *keys) sealWith(nonce [chacha20poly1305.NonceSizeX]byte, dst []byte, log
 	return append(dst, m[:]...), m
 }
 
-// open decrypts a record's event.
+// open decrypts a record's event, as JSON.
 func (k *keys) open(logID [16]byte, r record) ([]byte, error) {
 	n := chacha20poly1305.NonceSizeX
 	ad := associated(logID, r.seq)
 	line, err := k.aead.Open(nil, r.body[:n], r.body[n:], ad[:])
 	if err != nil {
 		return nil, fmt.Errorf("%w: record %d does not authenticate", ErrBroken, r.seq)
+	}
+	if line, err = unpack(line); err != nil {
+		return nil, fmt.Errorf("%w: record %d: %w", ErrBroken, r.seq, err)
 	}
 	return line, nil
 }

@@ -93,6 +93,10 @@ func (l *Log) recover() error {
 		w.next = header{logID: w.logID, first: w.pos.seq + 1, prevLength: w.pos.offset, prevTorn: torn, chain: w.pos.chain}
 		return l.beginFile()
 	}
+	if h.flags&flagPacked == 0 { // an older program's: it shall be able to read it to the end
+		w.fresh = true
+		w.next = header{logID: w.logID, first: w.pos.seq + 1, prevLength: w.pos.offset, chain: w.pos.chain}
+	}
 	return nil
 }
 
@@ -138,7 +142,7 @@ func (l *Log) missing() bool {
 func (l *Log) beginFile() error {
 	w := &l.w
 	h := w.next
-	h.index = w.pos.file + 1
+	h.index, h.flags = w.pos.file+1, flagPacked
 	path := filepath.Join(l.reader.dir, fileName(h.index))
 	temp := path + ".new"
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
@@ -325,7 +329,7 @@ func (l *Log) makeRoom() error {
 // it.
 func (l *Log) encode(dst []byte, e *Event) []byte {
 	e.complete()
-	line, err := e.appendJSON(dst)
+	line, err := e.appendPacked(dst)
 	if err == nil && len(line) <= maxLine {
 		return line
 	}
@@ -342,7 +346,7 @@ func (l *Log) encode(dst []byte, e *Event) []byte {
 		EventCategory:       cut(e.EventCategory),
 		ServiceEventDetails: map[string]any{"x-kmsfs-shortened": reason},
 	}
-	line, err = short.JSON()
+	line, err = short.appendPacked(nil)
 	if err != nil || len(line) > maxLine {
 		return []byte(`{"eventName":"Unknown"}`)
 	}
