@@ -85,9 +85,9 @@ type entry struct {
 }
 
 // lines keeps the buffers of events that were written.
-var lines = sync.Pool{New: func() any { return new(make([]byte, 0, 1280)) }}
+var lines = sync.Pool{New: func() any { return new(make([]byte, 0, 640)) }}
 
-// largeLine is above which capacity a buffer is not kept. An event of the file system has about 1 KiB.
+// largeLine is above which capacity a buffer is not kept. One of the filesystem takes some 400 bytes.
 const largeLine = 8 << 10
 
 // release gives the entry's buffer back.
