@@ -140,7 +140,11 @@ func auditVerify(c *cli.Context) error {
 		return err
 	}
 	if len(r.Breaks) > 0 {
-		return &hinted{fmt.Errorf("the audit log is broken in %d places", len(r.Breaks)), "the events that are named were removed or changed; compare the log with a backup of the store", exitDamaged}
+		places := "one place"
+		if n := len(r.Breaks); n > 1 {
+			places = fmt.Sprint(n, " places")
+		}
+		return &hinted{fmt.Errorf("the audit log is broken in %s", places), "the events that are named were removed or changed; compare the log with a backup of the store", exitDamaged}
 	}
 	return nil
 }
