@@ -431,10 +431,16 @@ func startSupervisor(dir, storeID string, awake *os.File) (kernel host.Kernel, f
 		return nil, nil, err
 	}
 	defer func() { _ = theirs.Close() }()
+	parted, parting, err := os.Pipe()
+	if err != nil {
+		_ = w.Close()
+		return nil, nil, errors.Join(fmt.Errorf("start the supervisor: %w", err), deputy.Close())
+	}
+	defer func() { _ = parting.Close() }()
 	args := []string{"--store", dir, "supervise", "--daemon", strconv.Itoa(os.Getpid())}
-	files := []*os.File{theirs} // 3
+	files := []*os.File{theirs, parting} // 3, 4
 	if awake != nil {
-		files = append(files, awake) // 4
+		files = append(files, awake) // 5
 		args = append(args, "--awake")
 	}
 	cmd := exec.Command("/proc/self/exe", append(args, storeID)...) //nolint:noctx // it outlives this process
@@ -442,13 +448,13 @@ func startSupervisor(dir, storeID string, awake *os.File) (kernel host.Kernel, f
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.ExtraFiles = files
 	if err := cmd.Start(); err != nil {
-		_ = w.Close()
+		_, _ = w.Close(), parted.Close()
 		return nil, nil, errors.Join(fmt.Errorf("start the supervisor: %w", err), deputy.Close())
 	}
 	go func() { _ = cmd.Wait() }()
 	return deputy, func() { // it stays until this process has ended
 		_ = deputy.Close()
-		host.Goodbye(w)
+		host.Goodbye(w, parted)
 	}, nil
 }
 

@@ -202,7 +202,7 @@ func cmdSupervise() *cli.Command {
    kmsfs supervise STORE-ID`,
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "daemon", Usage: "the process that it is started by"},
-			&cli.BoolFlag{Name: "awake", Usage: "descriptor 4 is memory by which the daemon tells of requests"},
+			&cli.BoolFlag{Name: "awake", Usage: "descriptor 5 is memory by which the daemon tells of requests"},
 		},
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, 1, 1)
@@ -221,7 +221,7 @@ func cmdSupervise() *cli.Command {
 			}
 			if c.Bool("awake") {
 				go func() { // without it all goes on, only slower
-					slog.New(slog.NewTextHandler(c.App.ErrWriter, nil)).Warn("the supervisor keeps no processor awake", "err", fusefs.KeepAwake(os.NewFile(4, "awake")))
+					slog.New(slog.NewTextHandler(c.App.ErrWriter, nil)).Warn("the supervisor keeps no processor awake", "err", fusefs.KeepAwake(os.NewFile(5, "awake")))
 				}()
 			}
 			daemon := c.Int("daemon")
@@ -233,8 +233,10 @@ func cmdSupervise() *cli.Command {
 	}
 }
 
-// letGo gives up the daemon's log, which is in the store: who stops a daemon may want to unmount what that is on.
+// letGo gives up the daemon's log, which is in the store: who stops a daemon may want to unmount what that is on. Then it tells the daemon, which waits
+// for that.
 func letGo() {
+	defer func() { _ = os.NewFile(4, "parting").Close() }()
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return

@@ -2,10 +2,12 @@ package host
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -158,6 +160,31 @@ func TestLock(t *testing.T) {
 		t.Errorf("behind a daemon: %v", err)
 	}
 	l.Release()
+}
+
+// TestGoodbyeWaits: a daemon that leaves waits until its supervisor has let go of the store.
+func TestGoodbyeWaits(t *testing.T) {
+	var ends [4]*os.File
+	for i := range 2 {
+		var err error
+		if ends[2*i], ends[2*i+1], err = os.Pipe(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = ends[2*i].Close() }()
+	}
+	pipe, said, parted, parting := ends[1], ends[0], ends[2], ends[3]
+	var let atomic.Bool
+	go func() {
+		if words, err := io.ReadAll(said); err != nil || string(words) != goodbye {
+			t.Errorf("%q, %v", words, err)
+		}
+		let.Store(true)
+		_ = parting.Close()
+	}()
+	Goodbye(pipe, parted)
+	if !let.Load() {
+		t.Error("the daemon has left before its supervisor let go")
+	}
 }
 
 func TestSuperviseAfterGoodbye(t *testing.T) {

@@ -37,6 +37,7 @@ import (
 const (
 	goodbye = "bye"
 	look    = 250 * time.Millisecond // how often it looks after the daemon
+	parting = 5 * time.Second
 )
 
 // Supervise runs in a child of the daemon, the process pid (0 if that has ended): it waits for the end of pipe and cleans up
@@ -212,8 +213,12 @@ func abort(storeID string) {
 	}
 }
 
-// Goodbye tells the supervisor behind pipe that nothing is left to do.
-func Goodbye(pipe *os.File) {
+// Goodbye tells the supervisor behind pipe that nothing is left to do, and returns when that has let go of the store: it closes the other end of
+// parted then, or by ending. One that does not is not waited for longer than parting.
+func Goodbye(pipe, parted *os.File) {
 	_, _ = pipe.WriteString(goodbye)
 	_ = pipe.Close()
+	_ = parted.SetReadDeadline(time.Now().Add(parting))
+	_, _ = parted.Read(make([]byte, 1))
+	_ = parted.Close()
 }
