@@ -48,10 +48,12 @@ func TestEncoderIsJSON(t *testing.T) {
 }
 
 func text(rnd *rand.Rand) string {
-	some := []string{"", "a", "arn:aws:s3:::pay/q1.csv", "<&>", "tab\t", "quote\"", "back\\slash", "ümläut", "\xff\xfe", "\u2028", "\x7f", "\x00",
+	some := []string{
+		"", "a", "arn:aws:s3:::pay/q1.csv", "<&>", "tab\t", "quote\"", "back\\slash", "ümläut", "\xff\xfe", "\u2028", "\x7f", "\x00",
 		"arn:aws:kms:r:a:key/01234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdef", "01234567-89AB-cdef-0123-456789abcdef",
 		"01234567-89ab-cdef-0123-456789abcde", "01234567--9ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-4567-9abcdef", "arn:aws:iam::1:user/a", "AwsApiCall", "{",
-		"7b7b7b7b-7b7b-7b7b-7b7b-7b7b7b7b7b7b"}
+		"7b7b7b7b-7b7b-7b7b-7b7b-7b7b7b7b7b7b",
+	}
 	return some[rnd.IntN(len(some))]
 }
 

@@ -218,7 +218,7 @@ func abort(storeID string) {
 func Goodbye(pipe, parted *os.File) {
 	_, _ = pipe.WriteString(goodbye)
 	_ = pipe.Close()
-	_ = parted.SetReadDeadline(time.Now().Add(parting))
+	defer time.AfterFunc(parting, func() { _ = parted.Close() }).Stop() // which ends the reading
 	_, _ = parted.Read(make([]byte, 1))
 	_ = parted.Close()
 }
