@@ -17,6 +17,13 @@ type changing struct {
 	rec  *record   // to be changed freely
 	snap *snapshot // the one to be published; its maps are still the old one's
 	also func(tx *ledger.Tx)
+	made []madeMaterial // by rotations
+}
+
+// madeMaterial is a rotation of a change.
+type madeMaterial struct {
+	kind              string
+	previous, current materialID
 }
 
 // read runs fn on a key's snapshot, after authorisation. Aliases are accepted only where AWS does.
@@ -46,14 +53,18 @@ func (s *Service) read(c *Call, op *operation, ref string, p audit.Parameters, f
 // change authorises and checks an operation on a key, has fn change a copy of its record, commits and publishes it.
 func (s *Service) change(c *Call, op *operation, ref string, p audit.Parameters, extra policy.MapKeys, fn func(ch *changing) error) error {
 	t := s.begin(c, op, p)
-	k, err := s.changeLocked(t, ref, extra, fn)
-	if k != nil {
-		s.notify(k.arn)
+	ch, err := s.changeLocked(t, ref, extra, fn)
+	if ch != nil {
+		s.notify(ch.k.arn)
 	}
-	return t.end(err)
+	err = t.end(err)
+	if ch != nil {
+		ch.tellRotations(t.now)
+	}
+	return err
 }
 
-func (s *Service) changeLocked(t *trail, ref string, extra policy.MapKeys, fn func(ch *changing) error) (*key, error) {
+func (s *Service) changeLocked(t *trail, ref string, extra policy.MapKeys, fn func(ch *changing) error) (*changing, error) {
 	s.manage.Lock()
 	defer s.manage.Unlock()
 	if s.closed.Load() {
@@ -81,7 +92,7 @@ func (s *Service) changeLocked(t *trail, ref string, extra policy.MapKeys, fn fu
 	if err := ch.commit(); err != nil {
 		return nil, err
 	}
-	return k, nil
+	return ch, nil
 }
 
 func (s *Service) changing(t *trail, k *key, old *snapshot) *changing {
@@ -113,5 +124,21 @@ func (k *key) publish(snap *snapshot) { k.snap.Store(snap) }
 // rotate adds a new current material to the change.
 func (ch *changing) rotate(kind string, at time.Time) error {
 	ch.snap.materials = maps.Clone(ch.snap.materials)
-	return ch.s.addMaterial(ch.k, ch.snap, kind, at)
+	previous := ch.snap.current
+	if err := ch.s.addMaterial(ch.k, ch.snap, kind, at); err != nil {
+		return err
+	}
+	ch.made = append(ch.made, madeMaterial{kind, previous, ch.snap.current})
+	return nil
+}
+
+// tellRotations writes the events of the rotations of a change that was committed, one for each, whoever asked for it: as AWS does, beside the
+// event of the call.
+func (ch *changing) tellRotations(now time.Time) {
+	for _, m := range ch.made {
+		ch.s.serviceEvent("RotateKey", ch.k, now, map[string]any{
+			"rotationType": m.kind, "keyOrigin": ch.rec.Origin, "keyId": ch.rec.ID,
+			"previousKeyMaterialId": m.previous.String(), "currentKeyMaterialId": m.current.String(),
+		})
+	}
 }

@@ -23,7 +23,7 @@ const (
 	maxConstraintValue = 384
 	maxGrantTokens     = 10
 	tokenInfo          = "kmsfs keystore grant tokens v1"
-	tokenVersion       = 1
+	tokenVersion       = 2
 )
 
 var (
@@ -422,7 +422,8 @@ func (s *Service) endGrant(t *trail, ref, grantID string, allow func(*key, *snap
 	return t.end(err)
 }
 
-// grantToken names a grant: version 1 | key id 16 | grant id 32 | HMAC-SHA256, cut to 16. It carries no right.
+// grantToken names a grant: version | key id 16 | grant id 32 | random 16 | HMAC-SHA256, cut to 16. Every token is another one, also for a grant that
+// exists, as AWS's are; each is as good as the other. It carries no right.
 func (s *Service) grantToken(id keyID, grantID string) string {
 	gid, err := hex.DecodeString(grantID)
 	if err != nil {
@@ -430,6 +431,8 @@ func (s *Service) grantToken(id keyID, grantID string) string {
 	}
 	b := append([]byte{tokenVersion}, id[:]...)
 	b = append(b, gid...)
+	b = append(b, make([]byte, tokenRandom)...)
+	_, _ = rand.Read(b[tokenNames:]) // never fails
 	return base64.RawURLEncoding.EncodeToString(append(b, s.tokenMAC(b)...))
 }
 
@@ -441,15 +444,26 @@ func (s *Service) tokenMAC(b []byte) []byte {
 		return nil
 	}
 	sum := s.tokens.MAC(b)
-	return sum[:16]
+	return sum[:tokenTag]
 }
 
-const tokenLength = 1 + 16 + 32 + 16
+// The parts of a token in bytes.
+const (
+	tokenNames  = 1 + 16 + 32 // version, key, grant
+	tokenRandom = 16          // version 1 had none
+	tokenTag    = 16
+)
 
+// parseGrantToken also takes tokens of version 1, which clients may hold.
 func (s *Service) parseGrantToken(token string) (keyID, string, error) {
-	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) != tokenLength || b[0] != tokenVersion || !hmac.Equal(s.tokenMAC(b[:tokenLength-16]), b[tokenLength-16:]) {
-		return keyID{}, "", &Error{Code: CodeInvalidGrantToken}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	signed := len(b) - tokenTag
+	switch {
+	case err != nil || signed <= 0:
+	case b[0] == tokenVersion && signed == tokenNames+tokenRandom, b[0] == 1 && signed == tokenNames:
+		if hmac.Equal(s.tokenMAC(b[:signed]), b[signed:]) {
+			return keyID(b[1:17]), hex.EncodeToString(b[17:tokenNames]), nil
+		}
 	}
-	return keyID(b[1:17]), hex.EncodeToString(b[17:49]), nil
+	return keyID{}, "", &Error{Code: CodeInvalidGrantToken}
 }

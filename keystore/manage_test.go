@@ -2,6 +2,8 @@ package keystore
 
 import (
 	"encoding/base64"
+	"encoding/hex"
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -195,6 +197,57 @@ func TestAliases(t *testing.T) {
 	wants(t, w.CreateAlias(c, "alias/too-many", two), CodeLimitExceeded, "*")
 }
 
+// TestGrantTokens: each CreateGrant gives another token, all of them name the grant, and so do those of version 1; nothing else does.
+func TestGrantTokens(t *testing.T) {
+	w := newWorld(t)
+	arn := w.key("default")
+	in := CreateGrantInput{Grantee: userARN("bob"), Retiring: userARN("rita"), Operations: []string{"Decrypt"}, Name: "n"}
+	rita := as(t, "rita", "none")
+	raw := func(token string) []byte {
+		b, err := base64.RawURLEncoding.DecodeString(token)
+		must(t, err)
+		return b
+	}
+	text := base64.RawURLEncoding.EncodeToString
+	seen := map[string]bool{}
+	for _, form := range []func(token, id string) string{
+		func(token, _ string) string { return token },
+		func(token, id string) string { // version 1
+			gid, err := hex.DecodeString(id)
+			must(t, err)
+			b := append(append([]byte{1}, raw(token)[1:17]...), gid...)
+			return text(append(b, w.tokenMAC(b)...))
+		},
+	} {
+		id, first, err := w.CreateGrant(w.admin(), arn, in)
+		must(t, err)
+		_, second, err := w.CreateGrant(w.admin(), arn, in)
+		must(t, err)
+		for _, token := range []string{first, second} {
+			if seen[token] {
+				t.Error("a token was given twice")
+			}
+			seen[token] = true
+		}
+		good := form(second, id)
+		for at := range raw(good) {
+			b := raw(good)
+			b[at] ^= 1
+			wants(t, w.RetireGrant(rita, text(b), "", ""), CodeInvalidGrantToken, "*")
+		}
+		const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+		last := len(good) - 1 // of its six bits not all may count
+		another := good[:last] + string(digits[strings.IndexByte(digits, good[last])^1])
+		for _, bad := range []string{"", another, good + "A", good[:last], good + "=", text(raw(good)[:16]), text([]byte{2})} {
+			if Code(w.RetireGrant(rita, bad, "", "")) == "" {
+				t.Errorf("the token %q was taken", bad)
+			}
+		}
+		must(t, w.RetireGrant(rita, good, "", ""))
+		wants(t, w.RetireGrant(rita, first, "", ""), CodeAccessDenied, "*") // the grant is gone, and with it what its tokens name
+	}
+}
+
 func TestGrants(t *testing.T) {
 	w := newWorld(t)
 	arn := w.key("default")
@@ -204,7 +257,7 @@ func TestGrants(t *testing.T) {
 	must(t, err)
 	again, token2, err := w.CreateGrant(c, arn, in)
 	must(t, err)
-	if again != id || token2 == "" || len(id) != 64 {
+	if again != id || token2 == "" || token2 == token || len(id) != 64 {
 		t.Errorf("not idempotent: %s, %s", id, again)
 	}
 	in.Operations = []string{"Encrypt"}
@@ -362,8 +415,21 @@ func TestScheduledRotation(t *testing.T) {
 	if st := status(); st.Days != 365 {
 		t.Errorf("%+v", st)
 	}
-	if e := w.events(auditName("RotateKey")); len(e) != 1 || e[0].EventType != "AwsServiceEvent" {
-		t.Errorf("%d events of scheduled rotations", len(e))
+	// An event of each rotation, whoever asked for it, from one material to the next.
+	events := w.events(auditName("RotateKey"))
+	list, err = w.ListKeyRotations(c, arn, true)
+	must(t, err)
+	if len(events) != 5 || len(list) != 6 {
+		t.Fatalf("%d events of rotations, %d materials", len(events), len(list))
+	}
+	for i, e := range events {
+		want := map[string]any{
+			"rotationType": list[i+1].Type, "keyOrigin": "AWS_KMS", "keyId": arn[strings.LastIndexByte(arn, '/')+1:],
+			"previousKeyMaterialId": list[i].MaterialID, "currentKeyMaterialId": list[i+1].MaterialID,
+		}
+		if e.EventType != "AwsServiceEvent" || !maps.Equal(e.ServiceEventDetails, want) {
+			t.Errorf("event %d: %s %v, want %v", i, e.EventType, e.ServiceEventDetails, want)
+		}
 	}
 }
 

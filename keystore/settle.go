@@ -74,9 +74,7 @@ func (s *Service) settle(k *key, now time.Time) error {
 	if err := ch.commit(); err != nil {
 		return err
 	}
-	s.serviceEvent("RotateKey", k, now, map[string]any{
-		"rotationType": automatic, "keyOrigin": snap.rec.Origin, "previousKeyMaterialId": snap.current.String(), "keyMaterialId": ch.snap.current.String(),
-	})
+	ch.tellRotations(now)
 	return nil
 }
 

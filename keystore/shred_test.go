@@ -2,8 +2,10 @@ package keystore
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -334,15 +336,17 @@ func FuzzReference(f *testing.F) {
 
 func FuzzGrantToken(f *testing.F) {
 	s := &Service{tokens: crypto.NewDataKey()}
-	id := newKeyID()
 	f.Add("")
 	f.Add("AAAA")
+	// What another store gave out, of both versions.
+	other := &Service{tokens: crypto.NewDataKey()}
+	f.Add(other.grantToken(newKeyID(), strings.Repeat("5a", 32)))
+	f.Add(base64.RawURLEncoding.EncodeToString(append([]byte{1}, make([]byte, tokenNames-1+tokenTag)...)))
 	f.Fuzz(func(t *testing.T, token string) {
 		if _, _, err := s.parseGrantToken(token); err == nil {
 			t.Fatalf("forged token %q", token)
 		}
 	})
-	_ = id
 }
 
 func FuzzDocument(f *testing.F) {
