@@ -172,7 +172,7 @@ def schedule(answer):
     out = b""
     while b"type the number" not in out:
         out += os.read(fd, 1000)
-    os.write(fd, answer + b"\n")
+    os.write(fd, answer)
     try:
         while chunk := os.read(fd, 1000):
             out += chunk
@@ -181,10 +181,12 @@ def schedule(answer):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out.decode()
 def state():
     return subprocess.run(["kmsfs", "key", "show", "alias/new"], capture_output=True, text=True).stdout
-code, out = schedule(b"5")
+code, out = schedule(b"\x04")  # the end of the input, where an answer should be
+assert code == 1 and "nothing was done" in out and "Enabled" in state(), (code, out)
+code, out = schedule(b"5\n")
 assert code == 1 and "1503 files are under the key" in out and "nothing was done" in out, (code, out)
 assert "Enabled" in state()
-code, out = schedule(b"1503")
+code, out = schedule(b"1503\n")
 assert code == 0, (code, out)
 assert "PendingDeletion" in state()
 EOF2

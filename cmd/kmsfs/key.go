@@ -257,7 +257,7 @@ func confirmLoss(c *cli.Context, a *host.KeyDeletionArgs) error {
 	}
 	typed, err := askLine(c, "type the number of files to go on: ")
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: nothing was done", err)
 	}
 	if got, err := strconv.Atoi(strings.TrimSpace(typed)); err != nil || got != n {
 		return &hinted{errors.New("that is not the number of files: nothing was done"), "kmsfs rekey --from KEY --to OTHER saves them", exitFailed}

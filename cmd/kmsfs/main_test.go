@@ -359,9 +359,30 @@ func TestPolicyCommandsWithoutStore(t *testing.T) {
 	if code, _, stderr := kmsfs(t, "policy", "check", good, "--kind", "key"); code != exitFailed {
 		t.Errorf("check as a key policy: %d %s", code, stderr)
 	}
-	code, out, stderr := kmsfs(t, "policy", "simulate", "--file", filepath.Join("..", "..", "principals", "policy", "testdata", "policy.json"))
+	vectors := filepath.Join("..", "..", "principals", "policy", "testdata", "policy.json")
+	code, out, stderr := kmsfs(t, "policy", "simulate", "--file", vectors)
 	if code != exitOK || strings.Count(out, "\n") < 55 {
 		t.Errorf("simulate: %d %s %s", code, out, stderr)
+	}
+	for line := range strings.Lines(out) { // id, expected, got, verdict, reason
+		if f := strings.Fields(line); len(f) < 5 || f[1] != f[2] || f[3] != "ok" {
+			t.Errorf("simulate prints %q", line)
+		}
+	}
+	// One expectation turned round is one difference, and the exit status tells.
+	text, err := os.ReadFile(vectors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	turned := strings.Replace(string(text), `"expect": "DENY"`, `"expect": "ALLOW"`, 1)
+	changed := filepath.Join(dir, "changed.json")
+	if err := os.WriteFile(changed, []byte(turned), 0o600); err != nil || turned == string(text) {
+		t.Fatal(err, turned == string(text))
+	}
+	code, out, stderr = kmsfs(t, "policy", "simulate", "--file", changed)
+	if wrong := regexp.MustCompile(`(?m)^\S+ +ALLOW +DENY +WRONG +\S`).FindAllString(out, -1); code != exitFailed || len(wrong) != 1 ||
+		strings.Count(out, "WRONG") != 1 || !strings.Contains(stderr, "1 of 73 answers differ") {
+		t.Errorf("simulate with a changed expectation: %d %s %s", code, out, stderr)
 	}
 }
 

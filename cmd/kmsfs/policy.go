@@ -24,7 +24,8 @@ func cmdPolicy() *cli.Command {
 			{
 				Name: "simulate", Usage: "evaluate policy vectors from a file",
 				Description: `The file holds identity policies, key policies and requests with the expected answers. No store is
-needed. The exit status is 1 if an answer differs.
+needed. Every request gives a line: its id, the expected answer, the one it got, ok or WRONG, and the reason.
+The exit status is 1 if an answer differs.
 
 Example:
    kmsfs policy simulate --file vectors.json`,
@@ -190,9 +191,9 @@ func policySimulate(c *cli.Context) error {
 			for _, r := range results {
 				verdict := "ok"
 				if !r.OK {
-					verdict = "WRONG, expected " + r.Expect
+					verdict = "WRONG"
 				}
-				row(r.ID, r.Got, verdict, oneLine(r.Reason))
+				row(r.ID, r.Expect, r.Got, verdict, oneLine(r.Reason))
 			}
 		})
 	}); err != nil {

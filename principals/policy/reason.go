@@ -43,6 +43,9 @@ func (d Decision) Decider() string {
 	case AccountRoot:
 		return "being the account root user"
 	case GrantSource:
+		if d.Policy == "" {
+			return "a grant" // in vectors grants need no id
+		}
 		return "grant " + d.Policy
 	default:
 	}
