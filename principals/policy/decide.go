@@ -26,7 +26,9 @@ func DecideKMS(who *Identity, req *Request, key *Document, grants []Grant) Decis
 		return d
 	}
 	if res.account != 0 && id.allows() && !id.rootCaller {
-		return ev.decision(Allow, id.allow)
+		d := ev.decision(Allow, id.allow)
+		d.Delegated, d.delegatedSid = res.account, key.statements[res.account-1].sid
+		return d
 	}
 	limited := false
 	for i := range grants {
@@ -175,7 +177,11 @@ type Decision struct {
 	// policy", "resource-based policy", "permissions boundary", "session policy" or
 	// "grant". Empty unless Effect is ImplicitDeny.
 	Missing string
+	// Delegated is the number of the key policy's statement that left the decision
+	// to identity policies, counted from 1; 0 where none had to.
+	Delegated int
 
+	delegatedSid             string
 	caller, action, resource string
 }
 

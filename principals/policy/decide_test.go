@@ -286,7 +286,8 @@ func TestReason(t *testing.T) {
 		{with(user(t, "alice", allowAny), t, allowList, ""), string(DefaultKeyPolicy(testAccount)), head + " because no permissions boundary allows the kms:Decrypt action"},
 		{alice, doc(sid), head + " with an explicit deny in a resource-based policy"},
 		{user(t, "alice", denyAny), string(DefaultKeyPolicy(testAccount)), head + " with an explicit deny in an identity-based policy"},
-		{user(t, "alice", allowAny), string(DefaultKeyPolicy(testAccount)), strings.Replace(head, "not ", "", 1) + " by statement 1 of identity-based policy a"},
+		{user(t, "alice", allowAny), string(DefaultKeyPolicy(testAccount)), strings.Replace(head, "not ", "", 1) + " by statement 1 of identity-based policy a, as statement 1 (\"Enable IAM User Permissions\") of the key policy leaves it to identity-based policies"},
+		{user(t, "alice", allowAny), doc(allowTo(aws(roleARN), "kms:*"), allowTo(aws(rootARN), "kms:Decrypt")), strings.Replace(head, "not ", "", 1) + " by statement 1 of identity-based policy a, as statement 2 of the key policy leaves it to identity-based policies"},
 		{alice, doc(`{"Sid":"All \"of\" us","Effect":"Allow","Principal":"*","Action":"*","Resource":"*"}`), strings.Replace(head, "not ", "", 1) + ` by statement 1 ("All \"of\" us") of the key policy`},
 	} {
 		if got := DecideKMS(c.who, req, mustParse(t, KeyPolicy, c.key), nil).Reason(); got != c.want {

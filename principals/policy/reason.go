@@ -26,6 +26,9 @@ func (d Decision) Reason() string {
 	switch d.Effect {
 	case Allow:
 		b.WriteString(" by " + d.Decider())
+		if d.Delegated != 0 {
+			b.WriteString(", as " + numbered(d.Delegated, d.delegatedSid) + " of the key policy leaves it to identity-based policies")
+		}
 	case ExplicitDeny:
 		b.WriteString(" with an explicit deny in " + article(d.Source.String()))
 	case ImplicitDeny:
@@ -49,16 +52,21 @@ func (d Decision) Decider() string {
 		return "grant " + d.Policy
 	default:
 	}
-	s := "statement " + strconv.Itoa(d.Statement)
-	if d.Sid != "" {
-		s += " (" + strconv.Quote(d.Sid) + ")"
-	}
+	s := numbered(d.Statement, d.Sid)
 	switch d.Source {
 	case KeyPolicySource, BucketPolicySource:
 		return s + " of the " + d.Policy
 	default:
 		return s + " of " + d.Source.String() + " " + d.Policy
 	}
+}
+
+func numbered(n int, sid string) string {
+	s := "statement " + strconv.Itoa(n)
+	if sid != "" {
+		s += " (" + strconv.Quote(sid) + ")"
+	}
+	return s
 }
 
 func article(s string) string {
