@@ -28,6 +28,11 @@ type madeMaterial struct {
 
 // read runs fn on a key's snapshot, after authorisation. Aliases are accepted only where AWS does.
 func (s *Service) read(c *Call, op *operation, ref string, p audit.Parameters, fn func(k *key, snap *snapshot) error) error {
+	return s.readWith(c, op, ref, p, nil, fn)
+}
+
+// readWith is read where the request has condition keys of its own.
+func (s *Service) readWith(c *Call, op *operation, ref string, p audit.Parameters, extra policy.MapKeys, fn func(k *key, snap *snapshot) error) error {
 	t := s.begin(c, op, p)
 	err := func() error {
 		if s.closed.Load() {
@@ -39,7 +44,7 @@ func (s *Service) read(c *Call, op *operation, ref string, p audit.Parameters, f
 		}
 		snap := s.settled(k)
 		t.resource(k.arn)
-		if err := t.allow(op.action, k, snap, nil, &requestKeys{alias: aliasName}); err != nil {
+		if err := t.allow(op.action, k, snap, nil, &requestKeys{alias: aliasName, extra: extra}); err != nil {
 			return err
 		}
 		if err := checkState(op, k.arn, snap.rec); err != nil {

@@ -79,7 +79,10 @@ func (s *Service) GetParametersForImport(c *Call, ref, algorithm, spec string) (
 	}
 	var out ImportParameters
 	p := audit.Parameters{KeyID: ref, Extra: map[string]any{"wrappingAlgorithm": algorithm, "wrappingKeySpec": spec}}
-	err := s.read(c, opGetParametersForImport, ref, p, func(k *key, snap *snapshot) error {
+	keys := policy.MapKeys{}
+	keys.Add("kms:WrappingAlgorithm", algorithm)
+	keys.Add("kms:WrappingKeySpec", spec)
+	err := s.readWith(c, opGetParametersForImport, ref, p, keys, func(k *key, snap *snapshot) error {
 		if err := external(k, snap.rec); err != nil {
 			return err
 		}

@@ -307,3 +307,31 @@ func TestInspect(t *testing.T) {
 	wants(t, err, CodeNotFound, "Key '"+arn+"' does not exist")
 	wants(t, w.Standing(arn), CodeNotFound, "Key '"+arn+"' does not exist")
 }
+
+// TestImportConditions: what a key policy may ask of the calls that bring material.
+func TestImportConditions(t *testing.T) {
+	w := newWorld(t)
+	arn, material := external1(t, w), bytes.Repeat([]byte{7}, 32)
+	text := `{"Version":"2012-10-17","Statement":[
+		{"Effect":"Allow","Principal":{"AWS":"` + userARN("admin") + `"},"Action":"kms:*","Resource":"*"},
+		{"Effect":"Allow","Principal":{"AWS":"` + userARN("alice") + `"},"Action":"kms:*","Resource":"*","Condition":{
+			"StringEqualsIfExists":{"kms:WrappingAlgorithm":"RSAES_OAEP_SHA_256","kms:ExpirationModel":"KEY_MATERIAL_EXPIRES"},
+			"StringNotEqualsIfExists":{"kms:WrappingKeySpec":"RSA_2048"},
+			"DateLessThanIfExists":{"kms:ValidTo":"2026-12-01T00:00:00Z"}}}]}`
+	must(t, w.PutKeyPolicy(w.admin(), arn, []byte(text), false))
+	alice := as(t, "alice", "none")
+	get := func(algorithm, spec string) error {
+		_, err := w.GetParametersForImport(alice, arn, algorithm, spec)
+		return err
+	}
+	wants(t, get("RSAES_OAEP_SHA_1", "RSA_3072"), CodeAccessDenied, "*")
+	wants(t, get("RSAES_OAEP_SHA_256", "RSA_2048"), CodeAccessDenied, "*")
+	must(t, get("RSAES_OAEP_SHA_256", "RSA_3072"))
+	token, encrypted := w.parameters(w.admin(), arn, material)
+	put := func(until time.Time) error {
+		return third(w.ImportKeyMaterial(alice, arn, token, encrypted, until))
+	}
+	wants(t, put(time.Time{}), CodeAccessDenied, "*")
+	wants(t, put(w.clock.Now().Add(300*day)), CodeAccessDenied, "*")
+	must(t, put(w.clock.Now().Add(time.Hour)))
+}

@@ -359,6 +359,33 @@ func TestPolicyCommandsWithoutStore(t *testing.T) {
 	if code, _, stderr := kmsfs(t, "policy", "check", good, "--kind", "key"); code != exitFailed {
 		t.Errorf("check as a key policy: %d %s", code, stderr)
 	}
+	// Which kind it is: what is said, or told by --key, or what the actions allow.
+	statement := `{"Effect":"Allow","Principal":{"AWS":"111122223333"},"Action":%s,"Resource":"*"}`
+	for _, k := range []struct {
+		action, want string
+		flags        []string
+	}{
+		{`"kms:*"`, "key policy", nil},
+		{`"s3:GetObject"`, "bucket policy", nil},
+		{`["s3:GetObject","kms:Decrypt"]`, "key policy", nil},
+		{`"s3:GetObject"`, "key policy", []string{"--key", "alias/k"}},
+		{`"s3:GetObject"`, "goes with a key policy, not", []string{"--key", "alias/k", "--kind", "bucket"}},
+	} {
+		path := filepath.Join(dir, "kind.json")
+		text := `{"Version":"2012-10-17","Statement":[` + fmt.Sprintf(statement, k.action) + `]}`
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, out, stderr := kmsfs(t, append([]string{"--json", "policy", "check", path}, k.flags...)...)
+		kind := strings.TrimSuffix(k.want, " policy")
+		if kind == k.want {
+			if code != exitUsage || !strings.Contains(stderr, k.want) {
+				t.Errorf("%v: %d %s", k, code, stderr)
+			}
+		} else if !strings.Contains(out, `"kind": "`+kind+`"`) {
+			t.Errorf("%v: %d %s %s", k, code, out, stderr)
+		}
+	}
 	vectors := filepath.Join("..", "..", "principals", "policy", "testdata", "policy.json")
 	code, out, stderr := kmsfs(t, "policy", "simulate", "--file", vectors)
 	if code != exitOK || strings.Count(out, "\n") < 55 {

@@ -37,7 +37,7 @@ Example:
 				Description: `It finds what is malformed, actions that do not exist, statements that can have no effect, principals
 that do not exist, and a key policy by which its author, or everybody, could not change it again. The exit status is 1
 if something was found. The kind is guessed unless it is given: a policy with a Principal is a key policy or, when it
-speaks of s3 actions, a bucket policy. Without a store principals are not looked up.
+speaks of s3 actions alone, a bucket policy. Without a store principals are not looked up.
 
 Examples:
    kmsfs policy check policy.json --kind key
@@ -72,7 +72,12 @@ func policyCheck(c *cli.Context) error {
 		return err
 	}
 	name := c.String("kind")
-	if name == "" {
+	switch {
+	case c.String("key") != "" && name != "" && name != "key":
+		return usage("--key goes with a key policy, not with one of kind %s", name)
+	case c.String("key") != "":
+		name = "key"
+	case name == "":
 		name = guessKind(text)
 	}
 	kind, ok := host.PolicyKinds()[name]
@@ -124,7 +129,7 @@ func guessKind(text string) string {
 	switch {
 	case !strings.Contains(s, `"Principal"`) && !strings.Contains(s, `"NotPrincipal"`):
 		return "identity"
-	case strings.Contains(s, `"s3:`):
+	case strings.Contains(s, `"s3:`) && !strings.Contains(s, `"kms:`): // S3 takes no action of another service, KMS does
 		return "bucket"
 	}
 	return "key"
