@@ -134,11 +134,38 @@ cannot bob "setfattr -n user.s3.sse -v AES256 pay/f"
 can bob "setfattr -n user.note -v x pay/f && chmod 600 pay/f"
 
 story "F41-F46: the key's state, policy and rotation"
+# F43: alice has the file open meanwhile, and reads again when she is told to.
+mkfifo -m 666 "$T/opened" "$T/again"
+cat >"$T/reader.py" <<'EOF2'
+import errno, os, sys, time
+path, opened, again = sys.argv[1:]
+fd = os.open(path, os.O_RDONLY)
+assert os.pread(fd, 100, 0) == b"content-of-pay\n"
+open(opened, "w").close()
+open(again).read()
+until = time.monotonic() + 20  # what the kernel has cached is dropped within a second, on a machine that has time for it
+try:
+    while time.monotonic() < until:
+        os.pread(fd, 100, 0)
+    sys.exit("the open file is still read")
+except OSError as e:
+    assert e.errno == errno.EKEYREVOKED, e
+open(again).read()
+assert os.pread(fd, 100, 0) == b"content-of-pay\n"
+EOF2
+as alice /usr/bin/python3 "$T/reader.py" "$T/alice/pay/f" "$T/opened" "$T/again" >"$T/reader" 2>&1 &
+reader=$!
+works cat "$T/opened" # ends when the reader has opened it, and ended it
+works sh -c "echo x >$T/admin/pay/gone"
 works kmsfs key disable alias/my-key
 refused "Key has been revoked" as alice cat "$T/alice/pay/f"
+works sh -c ": >$T/again"
 cannot bob "cat pay/f"
-can alice "stat pay/f && mv pay/f pay/f2 && mv pay/f2 pay/f"
+can alice "stat pay/f && mv pay/f pay/f2 && mv pay/f2 pay/f && rm pay/gone"
 works kmsfs key enable alias/my-key
+works sh -c ": >$T/again"
+wait "$reader"
+same "F43: an open file is refused while its key is disabled, and read again" "0" "$?$(cat "$T/reader")"
 works kmsfs key schedule-deletion alias/my-key --days 7
 refused "Key has been revoked" as alice cat "$T/alice/pay/f"
 refused "Key has been revoked" as alice cp "$T/x" "$T/alice/pay/n3"
@@ -193,6 +220,11 @@ works as alice cat "$T/alice2/pay/f"
 story "F48-F50: copies, archives, links"
 can alice "cp -a pay/f pub/copied"
 prints AES256 attr user.s3.sse "$T/admin/pub/copied"
+can alice "touch pub/explicit && setfattr -n user.s3.sse -v aws:kms:alias/my-key pub/explicit && setfattr -n user.note -v x pub/explicit"
+can alice "tar --xattrs -C pub -cf $T/home/alice/x.tar explicit"
+matches "user.note" tar --xattrs -tvvf "$T/home/alice/x.tar" # F49: attributes are archived, and not the one that says how it is encrypted
+lacks "user.s3" tar --xattrs -tvvf "$T/home/alice/x.tar"
+lacks "user.s3" cat "$T/home/alice/x.tar"
 can alice "ln pay/f pay/l && cat pay/l"
 cannot ro "ln pay/f pay/l2"
 can bob "rm pay/l"

@@ -217,9 +217,9 @@ func (b *burglar) document(p []byte) {
 
 // dataKeys looks for wrapped data keys of the key in the row of an inode.
 func (b *burglar) dataKeys(p []byte) {
-	head := append([]byte("KB1\x00"), b.uuid...)
-	for i := bytes.Index(p, head); i >= 0 && i+164 <= len(p); i = bytes.Index(p, head) {
-		b.wrapped[string(p[i:i+164])] = true
+	head := append([]byte("KB2\x00"), b.uuid...)
+	for i := bytes.Index(p, head); i >= 0 && i+176 <= len(p); i = bytes.Index(p, head) {
+		b.wrapped[string(p[i:i+176])] = true
 		p = p[i+20:]
 	}
 }
@@ -307,7 +307,7 @@ func (b *burglar) try(where string, key []byte) {
 
 // committed derives the wrapping key of a wrapped data key and says whether the material is the right one.
 func (b *burglar) committed(w string, material []byte) ([]byte, bool) {
-	k := b.derive(64, material, []byte(w[52:84]), "kms-wrap-v1"+b.arn)
+	k := b.derive(64, material, []byte(w[52:84]), "kms-wrap-v2"+b.arn)
 	return k[:32], string(k[32:]) == w[84:116]
 }
 
@@ -317,10 +317,9 @@ func (b *burglar) unwrap(id string, material []byte) {
 		if k, is := b.committed(w, material); is && w[20:52] == id {
 			block, err := aes.NewCipher(k)
 			b.ok(err)
-			counter := make([]byte, 16)
-			counter[15] = 2 // GCM's first after the one for the tag
+			counter := append([]byte(w[116:128]), 0, 0, 0, 2) // GCM's first after the one for the tag
 			dataKey := make([]byte, 32)
-			cipher.NewCTR(block, counter).XORKeyStream(dataKey, []byte(w[116:148]))
+			cipher.NewCTR(block, counter).XORKeyStream(dataKey, []byte(w[128:160]))
 			b.open(dataKey)
 		}
 	}
