@@ -180,7 +180,7 @@ func TestRecoveryFreesNothingInUse(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return rd.EachReplaced(func(x meta.Replaced, err error) error {
+		return rd.EachReplaced(func(x meta.RawReplaced, err error) error {
 			for _, p := range pieces {
 				if x.Free && x.Piece.Extent.ID == p.Extent.ID {
 					t.Errorf("extent %d is to be freed and in use", p.Extent.ID)

@@ -47,7 +47,7 @@ func TestDamagedRows(t *testing.T) {
 			}
 		}
 	})
-	good := t.TempDir()
+	good, crashed := t.TempDir(), t.TempDir()
 	copyStore := func(from, to string) {
 		t.Helper()
 		if out, err := exec.Command("cp", "-a", "--sparse=always", from+"/.", to).CombinedOutput(); err != nil {
@@ -55,6 +55,11 @@ func TestDamagedRows(t *testing.T) {
 		}
 	}
 	copyStore(dir, good)
+	withStore(t, dir, io.Discard, func(s *store, u *hand) { // as a crash leaves it, with an epoch that is not closed
+		u.write("other/late", 100_000)
+		u.ok(s.kv.Sync())
+		copyStore(dir, crashed)
+	})
 	ino := func(kind byte, n uint64) []byte { return binary.BigEndian.AppendUint64([]byte{kind}, n) }
 	for _, c := range []struct {
 		name    string
@@ -69,16 +74,21 @@ func TestDamagedRows(t *testing.T) {
 		{"inode of a bucket with a quota", ino('i', limited), "", "a bucket cannot be read", false, []string{"other"}},
 		{"inode of another bucket", ino('i', other), "", "a bucket cannot be read", false, []string{"limited"}},
 		{"super row", []byte{'s'}, "super row", "", false, nil},
+		{"mark of an epoch", []byte{'u'}, "look for unclosed epochs", "", false, nil},
 		{"root of the ledger", []byte{'L', 0}, "identities, policies, keys or grants", "", false, nil},
 		{"document of the ledger", []byte{'L', 'k'}, "identities, policies, keys or grants", "", false, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, e := range []string{"db", "redo", "segments", "audit"} {
+			for _, e := range []string{"db", "redo", "segments", "audit", "epoch"} {
 				if err := os.RemoveAll(dir + "/" + e); err != nil {
 					t.Fatal(err)
 				}
 			}
-			copyStore(good, dir)
+			from := good
+			if c.row[0] == 'u' {
+				from = crashed
+			}
+			copyStore(from, dir)
 			damageRow(t, dir, c.row)
 			if c.refused != "" {
 				code, _, stderr := kmsfs(t, "bucket", "list")

@@ -27,7 +27,8 @@ import (
 func cmdFsck() *cli.Command {
 	return &cli.Command{
 		Name: "fsck", Category: catStore, Usage: "check the store, while it is in use or not",
-		Description: `Rows are checked against one another and against what is stored; with --data all content
+		Description: `Rows are checked against one another and against what is stored: a segment that is missing or
+was cut is found without reading it. With --data all content
 is read, compared with its checksum, and authenticated with its data key, for which nobody is
 asked and of which nothing is shown. Files whose KMS key was deleted are named apart: they are
 no damage, and of their content the checksum alone is compared. --repair needs everything
@@ -35,6 +36,9 @@ unmounted. It corrects link counts, the index of files by key and the counters o
 moves what lost its place to lost+found in its bucket: inodes without a name, entries whose
 inode is gone, as a symbolic link that says what the entry was, and what is in a directory
 that cannot be read. A row that cannot be read is named, with what hangs on it, and stays.
+What cannot be brought back is written down, in a symbolic link in lost+found of its bucket; the
+next check calls it known to be lost, and for that alone does not end with an error. Who removes
+the link has it reported again.
 
 Without --repair the check itself changes nothing. Without a daemon, though, it opens the store
 as every other command does: after a crash that brings the store in order first, and a store
@@ -95,9 +99,15 @@ func printReport(w io.Writer, r *check.Report) {
 		if p.Ino != 0 {
 			what += fmt.Sprintf(" inode %d", p.Ino)
 		}
+		if p.Known {
+			what = "known to be lost: " + what
+		}
 		fmt.Fprintf(w, "%s: %s\n", what, oneLine(p.Message))
 		if p.Repair != "" {
 			fmt.Fprintf(w, "   repaired: %s\n", oneLine(p.Repair))
+		}
+		if p.Record != "" {
+			fmt.Fprintf(w, "   written down: %s\n", oneLine(p.Record))
 		}
 	}
 	table(w, func(row func(...string)) {
@@ -124,10 +134,12 @@ func printReport(w io.Writer, r *check.Report) {
 		switch {
 		case r.Total() == 0:
 			row("result:", "clean")
-		case r.Clean():
+		case r.Clean() && r.Known == 0:
 			row("result:", "everything was repaired")
+		case r.Clean():
+			row("result:", fmt.Sprintf("clean, but for %d losses that are known, as %s of their buckets says; %d problems repaired", r.Known, check.LostFound, r.Repaired))
 		default:
-			row("result:", fmt.Sprintf("%d problems, %d repaired", r.Total(), r.Repaired))
+			row("result:", fmt.Sprintf("%d problems, %d repaired, %d written down as lost, %d known", r.Total(), r.Repaired, r.Recorded, r.Known))
 		}
 	})
 }

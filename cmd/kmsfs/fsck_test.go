@@ -2,7 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -89,5 +92,71 @@ func TestFsckDataOpensEveryKindOfKey(t *testing.T) {
 	}
 	if out := must("fsck"); !strings.Contains(out, "nobody can open 2 files") || !strings.Contains(out, "clean") {
 		t.Fatal(out)
+	}
+}
+
+// TestFsckMissesASegment: a segment file that is gone or was cut short is noticed by a check that reads no content, with the files that lie
+// in it; a repair writes down what is lost, after which the check is clean and calls it known.
+func TestFsckMissesASegment(t *testing.T) {
+	for name, damage := range map[string]func(string) error{
+		"gone": os.Remove,
+		"cut":  func(f string) error { return os.Truncate(f, 4096+8192) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := cleanEnv(t)
+			if code, _, stderr := kmsfs(t, "init", "--admin", "admin"); code != exitOK {
+				t.Fatal(stderr)
+			}
+			withStore(t, dir, io.Discard, func(_ *store, u *hand) {
+				u.mkdir("bkt")
+				u.write("bkt/small", 100)
+				u.write("bkt/large", 300_000)
+				u.write("bkt/later", 300_000)
+			})
+			segments, err := filepath.Glob(filepath.Join(dir, dirSegments, "*.seg"))
+			if err != nil || len(segments) != 1 {
+				t.Fatal(segments, err)
+			}
+			if err := damage(segments[0]); err != nil {
+				t.Fatal(err)
+			}
+			fsck := func(want int, args ...string) (r check.Report, text string) {
+				t.Helper()
+				code, out, stderr := kmsfs(t, append([]string{"--json", "fsck"}, args...)...)
+				if err := json.Unmarshal([]byte(out), &r); err != nil || code != want {
+					t.Fatal(code, err, out, stderr)
+				}
+				return r, out
+			}
+			r, out := fsck(exitDamaged)
+			if r.Counts[check.MissingData] != 2 || r.Total() != 2 || !strings.Contains(out, `\"large\" in directory`) || !strings.Contains(out, `\"later\" in directory`) {
+				t.Fatal(out)
+			}
+			if whole := strings.Contains(out, "segment 1, of which nothing is there"); whole != (name == "gone") {
+				t.Error(out)
+			}
+			if r, out = fsck(exitDamaged, "--data"); r.Total() != 2 || r.Data.Bad != 2 {
+				t.Fatal(out)
+			}
+			if r, out = fsck(exitDamaged, "--repair"); r.Recorded != 2 {
+				t.Fatal(out)
+			}
+			for _, args := range [][]string{nil, {"--data"}} {
+				if r, out = fsck(exitOK, args...); r.Known != 2 || r.Recorded != 0 {
+					t.Fatal(out)
+				}
+			}
+			if _, out, _ := kmsfs(t, "fsck"); !strings.Contains(out, "clean, but for 2 losses that are known") || !strings.Contains(out, "known to be lost: missing-data inode") {
+				t.Error(out)
+			}
+			withStore(t, dir, io.Discard, func(_ *store, u *hand) {
+				u.read("bkt/small")
+				u.remove("bkt", "large")
+				u.remove("bkt", "later")
+			})
+			if r, out = fsck(exitOK); r.Total() != 0 {
+				t.Fatal(out)
+			}
+		})
 	}
 }

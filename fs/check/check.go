@@ -62,6 +62,7 @@ type Mender interface {
 	Repair(func(*meta.Tx) error) error // with nothing open and no mounts
 	NewIno() (meta.Ino, error)
 	RecountQuotas(context.Context) error
+	CloseEpoch() error
 }
 
 // Options say what is done.
@@ -88,6 +89,8 @@ type Problem struct {
 	Ino     meta.Ino `json:"inode,omitempty"`
 	Message string   `json:"message"`
 	Repair  string   `json:"repair,omitempty"` // what was done about it
+	Known   bool     `json:"known,omitempty"`  // to be lost: an earlier repair wrote it down
+	Record  string   `json:"record,omitempty"` // where this repair wrote it down
 }
 
 // The kinds of problems.
@@ -107,7 +110,8 @@ const (
 	BadSealing   = "bad-sealing"   // data-key generations, or a data key that does not open
 	BadQuota     = "bad-quota"     // counters of a bucket with a quota
 	Orphan       = "orphan"        // row of an inode that is not there
-	BadData      = "bad-data"      // sealed bytes missing or changed
+	MissingData  = "missing-data"  // sealed bytes that are not there
+	BadData      = "bad-data"      // sealed bytes that cannot be read, or were changed
 	Unrepairable = "unrepairable"  // a repair failed
 )
 
@@ -132,6 +136,8 @@ type Report struct {
 	Counts      map[string]int `json:"problemCounts"`
 	Problems    []Problem      `json:"problems"`
 	Repaired    int            `json:"repaired"`
+	Known       int            `json:"known"`    // losses that an earlier repair wrote down
+	Recorded    int            `json:"recorded"` // losses that this one wrote down
 }
 
 // KeyGone is a KMS key that files are under and that opens nothing any more.
@@ -167,8 +173,10 @@ type Space struct {
 	Unreferenced int64 `json:"unreferencedBytes"`
 }
 
-// Clean reports whether nothing is wrong, or everything was repaired.
-func (r *Report) Clean() bool { return r.Complete && r.Repaired == r.Total() }
+// Clean reports whether nothing is wrong that was not repaired and that no earlier repair wrote down as lost.
+func (r *Report) Clean() bool {
+	return (r.Complete || r.Known > 0) && r.Repaired+r.Known == r.Total()
+}
 
 // Total is the number of problems.
 func (r *Report) Total() (n int) {
@@ -192,6 +200,20 @@ func Run(ctx context.Context, vol Volume, extents extent.Store, o Options) (*Rep
 	if o.Workers <= 0 {
 		o.Workers = 4
 	}
+	c, err := run(ctx, vol, extents, o)
+	if err == nil && o.Repair {
+		if err = c.repair(); err == nil {
+			err = c.record()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	return c.rep, nil
+}
+
+// run looks at everything.
+func run(ctx context.Context, vol Volume, extents extent.Store, o Options) (*checker, error) {
 	c := &checker{ctx: ctx, vol: vol, extents: extents, o: o, rep: &Report{
 		Complete: true, KeysGone: []KeyGone{}, Counts: map[string]int{}, Problems: []Problem{},
 	}}
@@ -200,7 +222,7 @@ func Run(ctx context.Context, vol Volume, extents extent.Store, o Options) (*Rep
 	if ranger != nil {
 		position = ranger.Position()
 		if err := vol.SettleAppends(); err != nil {
-			c.rep.Space, ranger = nil, nil // what the rows name is not known for certain
+			ranger = nil // what the rows name is not known for certain
 		}
 	}
 	err := vol.Snapshot(func(r *meta.Reader, counted map[meta.Ino]meta.Usage) error {
@@ -210,16 +232,16 @@ func Run(ctx context.Context, vol Volume, extents extent.Store, o Options) (*Rep
 	if err == nil && ranger != nil && c.rep.Complete {
 		err = c.space(ranger, position)
 	}
+	if err == nil && ranger != nil {
+		err = c.stored(ranger)
+	}
+	c.dataFrom = len(c.rep.Problems)
 	if err == nil && o.Data {
 		err = c.data()
 	}
-	if err == nil && o.Repair {
-		err = c.repair()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("check: %w", err)
-	}
-	return c.rep, nil
+	c.dataEnd = len(c.rep.Problems)
+	c.recognise()
+	return c, err
 }
 
 type checker struct {
@@ -239,6 +261,9 @@ type checker struct {
 	uses    map[meta.KeyUse]bool
 	inline  map[inlineID]bool // inline extents that are named; true: by a map, so that they must be there
 	blocks  extent.Blocks
+	live    extent.Blocks          // that maps name
+	lacking map[meta.ExtentID]bool // extents that are not there, or not all
+	known   map[string]bool        // digests of losses that were written down
 	jobs    []job
 	fixes   []fix
 
@@ -247,7 +272,8 @@ type checker struct {
 	held    map[meta.Ino]meta.Usage
 	counted map[meta.Ino]meta.Usage
 
-	seen atomic.Int64
+	seen              atomic.Int64
+	dataFrom, dataEnd int // problems that reading the data found
 }
 
 // node is what the checker keeps of an inode.

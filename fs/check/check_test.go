@@ -235,7 +235,9 @@ func TestNamelessInodeGoesToLostAndFound(t *testing.T) {
 	r.ok(err)
 	var names []string
 	r.ok(r.v.ReadDir(lost.Ino, 0, func(d fs.Dirent) bool {
-		names = append(names, d.Name)
+		if !strings.HasPrefix(d.Name, "loss-") { // a record of what stays
+			names = append(names, d.Name)
+		}
 		return true
 	}))
 	if len(names) != 2 { // the subdirectory and the symbolic link; the file has its other name
@@ -366,10 +368,8 @@ func TestDataDamageIsFound(t *testing.T) {
 	var at extent.Range
 	r.ok(r.extents.Ranges(r.extents.Position(), func(x extent.Range) error { at = x; return nil }))
 	r.ok(r.extents.Free(extent.Ref{Segment: at.Segment, Offset: at.Offset + 8192, Length: 4096}))
-	rep := r.run(check.Options{})
-	r.finds(rep)
-	rep = r.run(check.Options{Data: true})
-	r.finds(rep, check.BadData)
+	rep := r.run(check.Options{Data: true})
+	r.finds(rep, check.MissingData) // which is said once
 	if rep.Data.Bad != 1 {
 		t.Fatalf("%+v", rep.Data)
 	}

@@ -97,6 +97,8 @@ func TestSingleDamagedRows(t *testing.T) {
 		about  func(d *damagedRig, rep *check.Report)
 		after  []string // what is found after a repair
 		look   func(d *damagedRig)
+
+		lasting bool // there is no place where a repair can write the loss down
 	}{
 		{"inode of a file", func(d *damagedRig) { d.damage('i', d.big) }, []string{check.BadRow}, func(d *damagedRig, rep *check.Report) {
 			d.problem(rep, check.BadRow, d.big, fmt.Sprintf(`entry "big" of directory %d names it; on it hang 0 entries, `, d.dir))
@@ -104,7 +106,7 @@ func TestSingleDamagedRows(t *testing.T) {
 			if n := d.names(d.dir); len(n) != 4 {
 				d.t.Errorf("the directory has %v", n)
 			}
-		}},
+		}, false},
 		{"inode of a directory", func(d *damagedRig) { d.damage('i', d.dir) }, []string{check.BadRow, check.Nameless, check.BadLinks}, func(d *damagedRig, rep *check.Report) {
 			d.problem(rep, check.BadRow, d.dir, `entry "dir" of directory`)
 			d.problem(rep, check.BadRow, d.dir, "on it hang 4 entries")
@@ -112,7 +114,7 @@ func TestSingleDamagedRows(t *testing.T) {
 		}, []string{check.BadRow}, func(d *damagedRig) {
 			lost, err := d.v.Lookup(d.bucket, check.LostFound)
 			d.ok(err)
-			if n := d.names(lost.Ino); len(n) != 3 { // sub, file, big; the other has another name
+			if n := d.names(lost.Ino); len(n) != 4 { // sub, file, big, and what says that the directory is lost; the other has another name
 				d.t.Errorf("lost+found has %v", n)
 			}
 			a, err := d.v.Attr(d.other)
@@ -129,27 +131,36 @@ func TestSingleDamagedRows(t *testing.T) {
 				d.t.Error("its content is another")
 			}
 			d.ok(f.Close())
-		}},
+		}, false},
 		{"inode of a bucket", func(d *damagedRig) { d.damage('i', d.bucket) }, []string{check.BadRow, check.Nameless, check.BadLinks}, func(d *damagedRig, rep *check.Report) {
 			d.problem(rep, check.BadRow, d.bucket, `entry "bucket" of directory 1 names it; on it hang 3 entries`)
-		}, []string{check.BadRow, check.Nameless}, nil},
-		{"entry", func(d *damagedRig) { d.damage('d', d.sub-1) }, nil, nil, nil, nil},
+		}, []string{check.BadRow, check.Nameless}, nil, true},
+		{"entry", func(d *damagedRig) { d.damage('d', d.sub-1) }, nil, nil, nil, nil, false},
 		{"piece", func(d *damagedRig) { d.damage('e', d.big) }, []string{check.BadRow, check.BadSet}, func(d *damagedRig, rep *check.Report) {
 			d.problem(rep, check.BadRow, d.big, "piece of inode")
-		}, []string{check.BadRow, check.BadSet}, nil},
+		}, []string{check.BadRow, check.BadSet}, nil, false},
 		{"content in a row", func(d *damagedRig) { d.damage('b', d.file) }, []string{check.BadRow, check.BadData}, func(d *damagedRig, rep *check.Report) {
 			d.problem(rep, check.BadRow, d.file, "inline extent")
-		}, []string{check.BadRow, check.BadData}, nil},
+		}, []string{check.BadRow, check.BadData}, nil, false},
 		{"attribute", func(d *damagedRig) { d.damage('x', d.big) }, []string{check.BadRow, check.BadSet}, func(d *damagedRig, rep *check.Report) {
 			d.problem(rep, check.BadRow, d.big, "attribute")
-		}, []string{check.BadRow, check.BadSet}, nil},
+		}, []string{check.BadRow, check.BadSet}, nil, false},
 		{"tombstone", func(d *damagedRig) { d.damage('t') }, []string{check.BadRow}, nil, []string{}, func(d *damagedRig) {
 			d.ok(d.v.CloseEpoch())
-		}},
-		{"remembered piece", func(d *damagedRig) { d.damage('f') }, []string{check.BadRow}, func(d *damagedRig, rep *check.Report) {
+		}, false},
+		{"remembered piece", func(d *damagedRig) { d.ok(d.v.CloseEpoch()); d.damage('f') }, []string{check.BadRow}, func(d *damagedRig, rep *check.Report) {
 			d.problem(rep, check.BadRow, d.big, "remembered piece")
-		}, []string{check.BadRow}, nil},
-		{"index of files by key", func(d *damagedRig) { d.damage('K') }, []string{check.BadRow}, nil, []string{}, nil},
+		}, []string{}, nil, false},
+		{"mark of an epoch", func(d *damagedRig) { d.damage('u') }, []string{check.BadRow}, func(d *damagedRig, rep *check.Report) {
+			d.problem(rep, check.BadRow, rep.Problems[0].Ino, "mark of an epoch")
+		}, []string{}, func(d *damagedRig) {
+			d.write(d.big, 0, 100)
+			d.ok(d.v.CloseEpoch())
+		}, false},
+		{"the volume's own row", func(d *damagedRig) { d.damage('s') }, []string{check.BadRow}, func(d *damagedRig, rep *check.Report) {
+			d.problem(rep, check.BadRow, 0, "the volume's own row")
+		}, []string{check.BadRow}, nil, true},
+		{"index of files by key", func(d *damagedRig) { d.damage('K') }, []string{check.BadRow}, nil, []string{}, nil, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDamagedRig(t)
@@ -167,7 +178,7 @@ func TestSingleDamagedRows(t *testing.T) {
 				c.about(d, rep)
 			}
 			before := rep.Inodes
-			rep = d.run(check.Options{Repair: true, Now: 1})
+			rep = d.run(check.Options{Data: true, Repair: true, Now: 1})
 			d.v.DropCaches()
 			if c.look != nil {
 				c.look(d)
@@ -176,6 +187,9 @@ func TestSingleDamagedRows(t *testing.T) {
 			d.finds(again, c.after...)
 			if again.Inodes < before {
 				t.Errorf("of %d inodes %d are left: %+v", before, again.Inodes, rep.Problems)
+			}
+			if c.lasting != !again.Clean() {
+				t.Errorf("after a repair: %+v", again)
 			}
 		})
 	}

@@ -136,7 +136,9 @@ func (d *dataRun) note(j job, authentic bool, why string) {
 	switch {
 	case why != "":
 		d.rep.Bad++
-		d.c.rep.add(BadData, j.ino, "extent %d%s: %s", j.x.ID, where(j.x), why)
+		if !d.c.lacking[j.x.ID] { // that was reported
+			d.c.rep.add(BadData, j.ino, "extent %d%s: %s", j.x.ID, where(j.x), why)
+		}
 	case authentic:
 		d.rep.Authentic++
 		d.rep.AuthenticBytes += n

@@ -16,8 +16,11 @@ func refOf(x *meta.Extent) extent.Ref {
 // scanReplaced notes the extents that are remembered until their epoch is closed.
 func (c *checker) scanReplaced() error {
 	known := map[meta.ExtentID]bool{}
-	return c.r.EachReplaced(func(x meta.Replaced, err error) error {
+	return c.r.EachReplaced(func(x meta.RawReplaced, err error) error {
 		if err != nil {
+			if x.Epoch <= c.super.Epoch { // closed: the row says nothing but what is to be freed
+				c.fixes = append(c.fixes, fix{kind: forget, ino: x.Ino, replaced: x, problem: len(c.rep.Problems)})
+			}
 			return c.bad("remembered piece", x.Ino, err)
 		}
 		e := x.Piece.Extent
@@ -31,12 +34,22 @@ func (c *checker) scanReplaced() error {
 	})
 }
 
+// scanTouched looks at the marks of inodes that got extents in epochs that are not closed, or were not when they were last dropped.
+func (c *checker) scanTouched() error {
+	return c.r.EachTouched(func(_ uint64, ino meta.Ino, err error) error {
+		if err != nil {
+			c.fixes = append(c.fixes, fix{kind: settle, ino: ino, problem: len(c.rep.Problems)})
+			return c.bad("mark of an epoch", ino, err)
+		}
+		return c.step()
+	})
+}
+
 // scanPieces looks at the extent maps, one file after another.
 func (c *checker) scanPieces() error {
 	var at meta.Ino
 	extents := map[meta.ExtentID]*meta.Extent{} // of this file
 	all := map[meta.ExtentID]meta.Ino{}
-	var live extent.Blocks
 	err := c.r.EachPiece(func(p meta.RawPiece, err error) error {
 		if err != nil {
 			if n := c.inodes[p.Ino]; n != nil {
@@ -72,7 +85,7 @@ func (c *checker) scanPieces() error {
 			c.rep.add(Overlap, p.Ino, "extent %d belongs to inode %d as well", x.ID, other)
 		}
 		all[x.ID] = p.Ino
-		if live.Add(refOf(x)) {
+		if c.live.Add(refOf(x)) {
 			c.rep.add(Overlap, p.Ino, "extent %d at %v shares blocks with another", x.ID, refOf(x))
 		}
 		c.blocks.Add(refOf(x))

@@ -17,20 +17,23 @@ const (
 	restore
 	renewUse
 	renewTomb
+	forget
+	settle
 	recount
 )
 
 // fix is something that repair would do. problem is the problem's place in the report, -1 if it is not listed.
 type fix struct {
-	kind    fixKind
-	ino     meta.Ino
-	link    meta.Link
-	links   []meta.Link
-	nlink   uint32
-	stray   []meta.RawDentry // to be taken away: their directories account for nothing
-	use     meta.KeyUse
-	entries []meta.Dentry
-	problem int
+	kind     fixKind
+	ino      meta.Ino
+	link     meta.Link
+	links    []meta.Link
+	nlink    uint32
+	stray    []meta.RawDentry // to be taken away: their directories account for nothing
+	use      meta.KeyUse
+	entries  []meta.Dentry
+	replaced meta.RawReplaced
+	problem  int
 }
 
 // LostFound is the name of the directory that takes in what has no name.
@@ -117,6 +120,14 @@ func (c *checker) fix(f fix) (done string, err error) {
 			}
 			return err
 		})
+	case forget:
+		done = "dropped it: what it named is found by kmsfs gc"
+		err = c.vol.Repair(func(t *meta.Tx) error { t.DeleteReplaced(f.replaced.Epoch, f.replaced.Seq, f.ino); return nil })
+	case settle:
+		done = "made everything durable, after which the mark means nothing, and dropped it"
+		if err = c.vol.Repair(func(*meta.Tx) error { return nil }); err == nil {
+			err = c.vol.CloseEpoch()
+		}
 	case adopt:
 		return c.adopt(f)
 	case recount: // not here
@@ -170,17 +181,25 @@ func (c *checker) keepEntry(f fix) (done string, err error) {
 	if err != nil {
 		return "", err
 	}
-	fresh, err := c.vol.NewIno()
-	if err != nil {
-		return "", err
-	}
 	name := fmt.Sprintf("entry-%d", ino) // a number that nothing else has
 	target := fmt.Sprintf("entry %q of directory inode %d named inode %d, which is gone", f.link.Name, f.link.Parent, f.ino)
-	err = c.vol.Repair(func(t *meta.Tx) error {
-		if err := t.DropEntry(f.link.Parent, f.link.Name); err != nil {
-			return err
+	err = c.leave(dir.row.Bucket, ino, name, target, func(t *meta.Tx) error { return t.DropEntry(f.link.Parent, f.link.Name) })
+	return fmt.Sprintf("took the entry out of the directory; %s/%s of its bucket is a symbolic link whose target says what it was", LostFound, name), err
+}
+
+// leave makes a symbolic link in lost+found of a bucket, as inode ino, after what first does.
+func (c *checker) leave(bucket, ino meta.Ino, name, target string, first func(*meta.Tx) error) error {
+	fresh, err := c.vol.NewIno()
+	if err != nil {
+		return err
+	}
+	return c.vol.Repair(func(t *meta.Tx) error {
+		if first != nil {
+			if err := first(t); err != nil {
+				return err
+			}
 		}
-		at, err := c.lostFound(t, dir.row.Bucket, fresh)
+		at, err := c.lostFound(t, bucket, fresh)
 		if err != nil {
 			return err
 		}
@@ -199,7 +218,6 @@ func (c *checker) keepEntry(f fix) (done string, err error) {
 		t.PutInode(row)
 		return nil
 	})
-	return fmt.Sprintf("took the entry out of the directory; %s/%s of its bucket is a symbolic link whose target says what it was", LostFound, name), err
 }
 
 // lostFound finds or makes the directory.

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/kmsfs/kmsfs/fs/extent"
 	"github.com/kmsfs/kmsfs/fs/meta"
 )
 
@@ -15,6 +14,7 @@ func (c *checker) rows() error {
 	c.inodes, c.damaged, c.tombs = map[meta.Ino]*node{}, map[meta.Ino]*damaged{}, map[meta.Ino]bool{}
 	c.unread = map[meta.Ino]bool{}
 	c.inline, c.uses = map[inlineID]bool{}, map[meta.KeyUse]bool{}
+	c.known = map[string]bool{}
 	c.gone, c.held = map[string]*KeyGone{}, map[meta.Ino]meta.Usage{}
 	var err error
 	if c.super, err = c.r.Super(); err != nil {
@@ -29,6 +29,7 @@ func (c *checker) rows() error {
 		{"inodes", c.scanInodes},
 		{"entries", c.scanEntries},
 		{"remembered pieces", c.scanReplaced},
+		{"marks of epochs", c.scanTouched},
 		{"extent maps", c.scanPieces},
 		{"inline extents", c.scanInline},
 		{"attributes", c.scanXattrs},
@@ -91,6 +92,9 @@ func (c *checker) scanInodes() error {
 		c.sealing(n)
 		c.keyReference(n)
 		c.account(n)
+		if n.Type == meta.Symlink {
+			c.remember(n.Target)
+		}
 		n.Target, n.BucketInfo = "", nil
 		c.inodes[ino] = &node{row: n}
 		return c.step()
@@ -360,18 +364,4 @@ func (c *checker) climb(ino meta.Ino) {
 	for _, n := range path {
 		n.reached = 2
 	}
-}
-
-// space counts what the extent store holds and nothing names.
-func (c *checker) space(ranger extent.Ranger, before extent.Position) error {
-	s := &Space{Referenced: c.blocks.Bytes()}
-	err := ranger.Ranges(before, func(r extent.Range) error {
-		s.Stored += r.Length
-		if err := c.blocks.Gaps(r, func(gap extent.Ref) error { s.Unreferenced += int64(gap.Length); return nil }); err != nil {
-			return err
-		}
-		return c.ctx.Err()
-	})
-	c.rep.Space = s
-	return err
 }

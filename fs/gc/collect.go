@@ -103,7 +103,7 @@ func Measure(ctx context.Context, vol Volume, extents extent.Store) (Held, error
 		return ctx.Err()
 	}
 	err := vol.Rows().View(func(r *meta.Reader) error {
-		err := r.EachReplaced(func(x meta.Replaced, err error) error {
+		err := r.EachReplaced(func(x meta.RawReplaced, err error) error {
 			if err != nil || !x.Free {
 				return err
 			}

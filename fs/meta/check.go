@@ -131,15 +131,35 @@ func (r *Reader) EachTomb(fn func(Tomb, error) error) error {
 	})
 }
 
+// RawReplaced is a remembered piece with what its key says.
+type RawReplaced struct {
+	Epoch, Seq uint64
+	Replaced
+}
+
 // EachReplaced calls fn for every remembered piece, whatever its epoch.
-func (r *Reader) EachReplaced(fn func(Replaced, error) error) error {
+func (r *Reader) EachReplaced(fn func(RawReplaced, error) error) error {
 	return r.each(kindReplaced, 25, func(k, v []byte, err error) error {
+		raw := RawReplaced{Epoch: u64(k[1:9]), Seq: u64(k[17:25]), Replaced: Replaced{Ino: Ino(u64(k[9:17]))}}
 		if err != nil {
-			return fn(Replaced{Ino: Ino(u64(k[9:17]))}, err)
+			return fn(raw, err)
 		}
-		x, err := decodeReplaced(Ino(u64(k[9:17])), v)
-		x.Ino = Ino(u64(k[9:17]))
-		return fn(x, err)
+		x, err := decodeReplaced(raw.Ino, v)
+		x.Ino = raw.Ino
+		raw.Replaced = x
+		return fn(raw, err)
+	})
+}
+
+// EachTouched calls fn for every mark of an inode that got extents in an epoch.
+func (r *Reader) EachTouched(fn func(epoch uint64, ino Ino, err error) error) error {
+	return r.each(kindTouched, 17, func(k, v []byte, err error) error {
+		if err == nil {
+			d := newDec(v)
+			d.u()
+			err = d.end("touched inode")
+		}
+		return fn(u64(k[1:9]), Ino(u64(k[9:17])), err)
 	})
 }
 
@@ -169,7 +189,7 @@ func (r *Reader) EachExtent(fn func(ino Ino, x *Extent) error) error {
 	if err != nil {
 		return err
 	}
-	return r.EachReplaced(func(x Replaced, err error) error {
+	return r.EachReplaced(func(x RawReplaced, err error) error {
 		if err != nil || x.Piece.Extent.Inline {
 			return err
 		}

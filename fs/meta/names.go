@@ -21,6 +21,9 @@ func (t *Tx) nameChanged(dir Ino, key []byte, d Dentry, removed bool) {
 // NameHash is the hash of a name, by which it is found.
 func (d *DB) NameHash(name string) uint64 { return d.nameHash(name) }
 
+// Mark is a keyed hash of a text, which nobody can make who does not have the volume's key.
+func (d *DB) Mark(text string) [32]byte { return d.names.sum([]byte{'m'}, []byte(text)) }
+
 // RemoveDentryAlone is RemoveDentry of an entry of which the caller knows that it is there and that no other name of the directory has its
 // hash.
 func (t *Tx) RemoveDentryAlone(dir *Inode, d Dentry) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"math"
+
+	"github.com/kmsfs/kmsfs/fs/kv"
 )
 
 // The rows that the reaper (fs/gc) works through: tombstones of removed inodes and replaced pieces of closed epochs.
@@ -90,7 +92,7 @@ const maxMarks = 1 << 15
 
 func (t *Tx) deleteSome(start, end []byte, limit int) error {
 	var keys [][]byte
-	err := t.r.Scan(start, end, func(k, _ []byte) (bool, error) {
+	err := kv.ScanDamaged(t.r, start, end, func(k, _ []byte, _ error) (bool, error) { // what they say is not asked for
 		keys = append(keys, append([]byte(nil), k...))
 		return len(keys) < limit, nil
 	})
