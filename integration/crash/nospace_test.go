@@ -57,7 +57,7 @@ func (r *rig) inject(calls, fault string, files ...string) *tracer {
 			_ = x.cmd.Wait()
 			r.t.Skip("strace cannot attach: ", failed)
 		}
-	case <-time.After(deadline):
+	case <-lived(deadline):
 		r.fatal("strace does not attach")
 	}
 	return x

@@ -177,8 +177,15 @@ func newRig(t *testing.T, storeDir string) *rig {
 
 // command runs the program under test, with a deadline.
 func (r *rig) command(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*deadline)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	go func() {
+		select {
+		case <-lived(10 * deadline):
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	cmd := exec.CommandContext(ctx, r.kmsfs, append([]string{"--store", r.store}, args...)...)
 	cmd.WaitDelay = time.Second
 	var stderr bytes.Buffer
@@ -247,13 +254,30 @@ func (r *rig) start() {
 	}
 }
 
+// lived is time.After of the time in which this process ran. Who stops it stops the others as well (SIGSTOP, a machine that sleeps), and when
+// they all go on no deadline has passed.
+func lived(d time.Duration) <-chan struct{} {
+	over := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for range int(d / time.Second) {
+			<-tick.C // one alone, however long it was stopped
+		}
+		close(over)
+	}()
+	return over
+}
+
 // await polls for what another process does.
 func (r *rig) await(what string, ok func() bool) {
 	r.t.Helper()
-	for end := time.Now().Add(deadline); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
+	const every = 5 * time.Millisecond
+	for left := deadline; !ok(); left -= every { // counted, as in lived
+		if left <= 0 {
 			r.fatal("waited in vain for ", what)
 		}
+		time.Sleep(every)
 	}
 }
 
@@ -263,7 +287,7 @@ func (r *rig) kill() {
 	_ = r.daemon.Process.Signal(syscall.SIGKILL)
 	select {
 	case <-r.gone:
-	case <-time.After(deadline):
+	case <-lived(deadline):
 		r.fatal("the daemon survives SIGKILL:\n", stacks(r.daemon.Process.Pid))
 	}
 	r.daemon = nil
@@ -297,7 +321,7 @@ func (r *rig) stop() {
 		if err != nil {
 			r.fatal("the daemon ended with ", err)
 		}
-	case <-time.After(2 * deadline):
+	case <-lived(2 * deadline):
 		r.fatal("the daemon does not end:\n", stacks(r.daemon.Process.Pid))
 	}
 	r.daemon = nil
@@ -371,7 +395,7 @@ func (r *rig) wait(p *proc, what string, limit time.Duration) string {
 		if err != nil {
 			r.fatal(what, ": ", err, ": ", p.errs.String())
 		}
-	case <-time.After(limit):
+	case <-lived(limit):
 		where := stacks(p.cmd.Process.Pid)
 		_ = p.cmd.Process.Kill()
 		for _, m := range r.mounted() {
