@@ -26,7 +26,7 @@ type space struct {
 	mu     sync.Mutex // guards what follows
 	budget int64
 	asked  time.Time
-	full   bool  // the last answer was that there is no room
+	full   bool  // there was no room, and what was freed since is more than there is now
 	freed  int64 // bytes since then that were not used again
 }
 
@@ -51,11 +51,16 @@ func (s *space) take(n int64) error {
 		s.freed -= n
 		return nil
 	}
-	if s.full = room < n; s.full {
-		s.budget = 0
+	if room < n {
+		s.full, s.budget = true, 0
 		return fmt.Errorf("segment: %d bytes available, %d of them reserved: %w", avail, s.reserve, extent.ErrNoSpace)
 	}
-	s.freed = 0
+	if s.freed > room { // a few bytes above the reserve: what was freed is more than that, and who freed it may want to write more
+		s.freed -= n
+		s.budget = 0
+		return nil
+	}
+	s.full, s.freed = false, 0
 	// Near the reserve the budgets shrink, so that it is held closely.
 	s.budget = max(n, min(budgetBytes, room/4)) - n
 	return nil

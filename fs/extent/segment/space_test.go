@@ -36,6 +36,10 @@ func TestFreedIsUsedAgain(t *testing.T) {
 	take(3*mib, false)
 	take(2*mib, true)
 	take(1, false)
+	free = 94 * mib
+	give(7 * mib)
+	take(mib/4, true) // one more than is reserved, but what was freed is not forgotten for that
+	take(3*mib, true)
 	free = 200 * mib
 	take(mib, true)
 	give(mib)          // there is room: nothing to remember
