@@ -384,7 +384,7 @@ func (r *revocation) quiet(u *teller, path string) {
 
 func (r *revocation) try(t *testing.T, e event, f, w string) {
 	a, c := r.alice, r.carol
-	fPath, wPath := "secret/"+f, "secret/"+w
+	fPath, wPath, gPath := "secret/"+f, "secret/"+w, "secret/"+f+"-grip"
 	if e.prepare != nil {
 		e.prepare(f, w)
 	}
@@ -400,6 +400,10 @@ func (r *revocation) try(t *testing.T, e event, f, w string) {
 		u.want("stat "+fPath, "ok")
 		u.want("incore "+fPath, "1")
 	}
+	// Of a third file they know attributes alone: there is no name to look up, nor content to be dropped, when those are asked for again.
+	a.want("put "+gPath+" one", "ok")
+	a.want("grip "+gPath, "ok")
+	a.want("fstat "+gPath, "ok")
 	r.quiet(c, fPath)
 	aReads, cReads := r.mountOf[a].Reads(), r.mountOf[c].Reads()
 
@@ -414,10 +418,13 @@ func (r *revocation) try(t *testing.T, e event, f, w string) {
 	r.shows(a, "a fault in a mapping is SIGBUS", "touch "+fPath, "SIGBUS")
 	if e.hides {
 		r.shows(a, "attributes are gone", "stat "+fPath, "EACCES")
+		r.shows(a, "attributes of what was found before are gone", "fstat "+gPath, "EACCES")
 		r.shows(a, "listings are refused", "ls secret", "EACCES")
 	} else {
 		a.want("stat "+now, "ok")
+		a.want("fstat "+gPath, "ok")
 	}
+	a.want("let "+gPath, "ok")
 	if !e.onlyF {
 		a.want("write "+wPath+" six", e.errno)
 		r.wiped(w)

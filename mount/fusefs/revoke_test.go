@@ -121,6 +121,7 @@ func tellerChild(_ *testing.T, dirs []string) {
 	runtime.LockOSThread() // the kernel tells threads apart
 	open := map[string]*os.File{}
 	maps := map[string][]byte{}
+	grips := map[string]int{}
 	serve(func(f []string) (string, error) {
 		path := filepath.Join(dirs[0], f[1])
 		switch f[0] {
@@ -135,6 +136,15 @@ func tellerChild(_ *testing.T, dirs []string) {
 		case "stat":
 			_, err := os.Stat(path)
 			return "ok", err
+		case "grip": // as little as one can have of a file: it is not opened
+			fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+			grips[f[1]] = fd
+			return "ok", err
+		case "fstat":
+			var st unix.Stat_t
+			return "ok", unix.Fstat(grips[f[1]], &st)
+		case "let": // go
+			return "ok", unix.Close(grips[f[1]])
 		case "open", "edit":
 			file, err := os.OpenFile(path, map[string]int{"open": os.O_RDONLY, "edit": os.O_RDWR}[f[0]], 0)
 			open[f[1]] = file
