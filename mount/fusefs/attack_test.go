@@ -18,7 +18,8 @@ import (
 func (w *world) raw(name string) *rawFS {
 	w.t.Helper()
 	s := w.session(name, mount.Options{})
-	m := &rawFS{sess: s, log: w.log, fd: newDevice(-1, func() int { return 0 }, w.log)}
+	m := &rawFS{sess: s, fd: newDevice(-1, func() int { return 0 }, w.log)}
+	m.logTo(w.log)
 	m.interest = newInterest(func() int64 { return 4 * straggle })
 	m.notes = newNotifier(m.fd, m.interest, func() bool { return false }, m.log)
 	m.interest.evict = m.notes.evict

@@ -30,6 +30,7 @@ type rawFS struct {
 	sess     *mount.Session
 	opts     Options
 	log      *slog.Logger
+	said     *said // by log
 	interest *interest
 	notes    *notifier
 	fd       *device
@@ -80,6 +81,13 @@ func (m *rawFS) end() {
 		}
 	}
 	m.interest.drained(m.sess.Forget)
+	m.said.end()
+}
+
+// logTo has the mount log sparingly.
+func (m *rawFS) logTo(log *slog.Logger) {
+	h := newSparing(log.Handler())
+	m.log, m.said = slog.New(h), h.said
 }
 
 // Server is a mount.
@@ -99,7 +107,8 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 	}
 	clock := sess.Clock()
 	start := clock()
-	m := &rawFS{sess: sess, opts: opts, log: sess.Log().With("mount", dir)}
+	m := &rawFS{sess: sess, opts: opts}
+	m.logTo(sess.Log().With("mount", dir))
 	m.interest = newInterest(func() int64 { return int64(clock().Sub(start)) + 2*straggle }) // so that 0 is long ago
 	m.fd = newDevice(-1, m.dirs.used, m.log)
 	m.notes = newNotifier(m.fd, m.interest, func() bool { return sess.Waiting() > 1 }, m.log)
