@@ -31,6 +31,28 @@ kms_address() { sed -n 's/.*msg="kms endpoint" address=//p' "$T/store/daemon.log
 export here T
 share scan scan_log
 
+story "the scanner finds what is there, in every form, across the pieces that it reads, and in names"
+mkdir "$T/planted" "$T/planted/names"
+python "planted" "$T/planted" "$file_name" "$xattr_value" <<'PY'
+import base64, os, sys
+top, name, text = sys.argv[1], sys.argv[2], sys.argv[3].encode()
+forms = {"raw": text, "UTF-16LE": text.decode().encode("utf-16-le"), "UTF-16BE": text.decode().encode("utf-16-be"),
+         "hex": text.hex().encode(), "HEX": text.hex().upper().encode()}
+for shift in range(3):
+    forms["base64+%d" % shift] = base64.b64encode(b"~" * shift + text + b"~")
+for form, b in forms.items():
+    with open(os.path.join(top, form), "wb") as f:
+        f.write(b"z" * ((1 << 22) - len(b) // 2) + b + b"z" * 4096)
+open(os.path.join(top, "names", name), "w").close()
+PY
+refused "" scan "$T/all" "$T/planted"
+cp "$T/.io/out" "$T/found"
+for form in raw UTF-16LE UTF-16BE hex HEX base64+0 base64+1 base64+2; do
+  matches "^xattr_value, as ${form/+/\\+}, in .*/planted/${form/+/\\+} at 0" cat "$T/found"
+done
+matches "^file_name, as raw, in .*its name" cat "$T/found"
+rm -r "$T/planted"
+
 bucket=${bucket_name//_/}
 printf '%s\n' "$passphrase" >"$T/pass1"
 printf '%s\n' "$second_phrase" >"$T/pass2"
