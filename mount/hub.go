@@ -16,12 +16,11 @@ import (
 )
 
 // Notifier tells one mount's kernel what it must not believe any more. Its methods may be called concurrently. The first two return
-// a function that waits until the kernel knows, or nil if there is nothing to wait for. They themselves wait for a kernel only where no ring of
-// operations that wait for one another can come of it.
+// a function that waits until the kernel knows, or nil if there is nothing to wait for; they themselves never block.
 type Notifier interface {
 	// InodeChanged: the content from off on, n bytes (0: to the end), has changed, and the attributes; off < 0: only those.
 	InodeChanged(ino Ino, off, n int64) (wait func())
-	// EntryChanged: a name in a directory means something else now. The caller holds no lock that an operation in a directory may need.
+	// EntryChanged: a name in a directory means something else now.
 	EntryChanged(parent Ino, name string) (wait func())
 	// Keys lists the KMS keys (ARNs; empty: none) under which cached content may be.
 	Keys() []string

@@ -131,9 +131,8 @@ func (s *Session) Log() *slog.Logger { return s.log }
 // SetNotifier registers who tells the kernel behind this session of changes.
 func (s *Session) SetNotifier(n Notifier) { s.notifier.Store(&n) }
 
-// Waiting says how many operations of all sessions wait at this moment until kernels have heard of entries: for a Notifier's wait functions,
-// or in its EntryChanged, which counts itself with by.
-func (s *Session) Waiting(by int) int { return int(s.hub.waiting.Add(int32(by))) }
+// Waiting says how many operations of all sessions wait at this moment for a Notifier's wait functions about entries.
+func (s *Session) Waiting() int { return int(s.hub.waiting.Load()) }
 
 // Acquire counts that the kernel was told of an inode n times; Forget takes that back.
 func (s *Session) Acquire(ino Ino, n uint64) { s.vol.Acquire(ino, n) }

@@ -21,7 +21,7 @@ func (w *world) raw(name string) *rawFS {
 	m := &rawFS{sess: s, fd: newDevice(-1, func() int { return 0 }, w.log)}
 	m.logTo(w.log)
 	m.interest = newInterest(func() int64 { return 4 * straggle })
-	m.notes = newNotifier(m.fd, m.interest, func(int) int { return 0 }, m.log)
+	m.notes = newNotifier(m.fd, m.interest, func() bool { return false }, m.log)
 	m.interest.evict = m.notes.evict
 	w.t.Cleanup(m.end)
 	return m

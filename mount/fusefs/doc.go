@@ -22,7 +22,7 @@
 // there. So nobody waits for a mount that has such a request in flight on the same object: the two calls are concurrent, and either
 // order is legal. Where a kernel may have locked something without telling us, a wait that could be part of a ring ends after a moment
 // (notifier.wait); the notification is sent all the same. Notifications run in goroutines of their own, since each may block in the kernel; except
-// where that cannot end in a ring (notifier.now, notifier.entryNow): what a hand-over to another thread costs is ten times the notification.
+// where that cannot end in a ring (notifier.now).
 //
 // # What it is not
 //

@@ -24,10 +24,10 @@ type notifier struct {
 	fd       *device
 	interest *interest
 	log      *slog.Logger
-	expire   bool             // the kernel knows FUSE_EXPIRE_ONLY
-	epochs   bool             // the kernel knows FUSE_NOTIFY_INC_EPOCH
-	waiting  func(by int) int // counts operations that wait for entries, on whatever mount, and says how many there are then
-	abort    func()           // ends the mount by force
+	expire   bool        // the kernel knows FUSE_EXPIRE_ONLY
+	epochs   bool        // the kernel knows FUSE_NOTIFY_INC_EPOCH
+	crowded  func() bool // more than one operation waits for entries, on whatever mount
+	abort    func()      // ends the mount by force
 
 	// mu guards what follows.
 	mu       sync.Mutex
@@ -68,9 +68,9 @@ func (r *round) release() {
 	}
 }
 
-func newNotifier(fd *device, t *interest, waiting func(by int) int, log *slog.Logger) *notifier {
+func newNotifier(fd *device, t *interest, crowded func() bool, log *slog.Logger) *notifier {
 	n := &notifier{
-		fd: fd, interest: t, log: log, waiting: waiting,
+		fd: fd, interest: t, log: log, crowded: crowded,
 		jobs: map[mount.Ino][]*job{}, writing: map[mount.Ino]int{}, sizing: map[mount.Ino]int{}, changing: map[mount.Ino]int{},
 		drops: map[mount.Ino][]chan struct{}{}, stuck: map[mount.Ino][]*job{},
 	}
@@ -119,38 +119,7 @@ func (n *notifier) EntryChanged(parent mount.Ino, name string) func() {
 	if !n.interest.entryChanged(k) {
 		return nil
 	}
-	if !n.entryNow(k) {
-		return n.post(k, -1, -1)
-	}
-	since, fresh := n.interest.entryFresh(k)
-	switch {
-	case !fresh:
-	case since > settle:
-		n.straggler(k, -1, -1)
-	default:
-		return n.post(k, -1, -1)
-	}
-	return nil
-}
-
-// entryNow tells of an entry without a goroutine in between, and reports whether it did: if no operation in a directory of this kernel is
-// under way, nor a directory open that its user might hold. There is no ring of handlers that wait for one another like that: each waits
-// for an operation of the kernel that it tells, which began after it had looked, so that around a ring each would be younger than itself.
-// Others that are part of a ring end it (wait): for them it counts as waiting.
-func (n *notifier) entryNow(k entryKey) bool {
-	n.mu.Lock()
-	quiet := len(n.changing) == 0 && !n.isStuck(k) && !n.closed
-	n.mu.Unlock()
-	if !quiet {
-		return false
-	}
-	n.waiting(1)
-	defer n.waiting(-1)
-	errno, ok := n.fd.writeTogether(entryMessage(k.parent, k.name, n.expire))
-	if ok {
-		n.taken(k, errno)
-	}
-	return ok
+	return n.post(k, -1, -1)
 }
 
 // post queues a notification and returns what waits for it.
@@ -279,7 +248,7 @@ func (n *notifier) mayRing(k entryKey) bool {
 	if k.name == "" {
 		return n.sizing[k.parent] > 0
 	}
-	return len(n.changing) > 0 && n.waiting(0) > 1
+	return len(n.changing) > 0 && n.crowded()
 }
 
 // sets announces a request that sets an inode's size and returns what ends it.
@@ -391,12 +360,7 @@ func (n *notifier) send(to addressee, k entryKey, r *round) {
 		t := time.NewTimer(time.Duration(max(settle-since, settle/4)))
 		<-t.C
 	}
-	n.straggler(k, r.off, r.end)
-}
-
-// straggler notifies once more when every answer that was given by now has arrived.
-func (n *notifier) straggler(k entryKey, off, end int64) {
-	time.AfterFunc(time.Duration(straggle), func() { _ = n.tell(n.fd, k, &round{off: off, end: end}) })
+	time.AfterFunc(time.Duration(straggle), func() { _ = n.tell(n.fd, k, r) })
 }
 
 // tell sends one notification.
@@ -407,15 +371,10 @@ func (n *notifier) tell(to addressee, k entryKey, r *round) syscall.Errno {
 	} else {
 		errno = to.entry(k.parent, k.name, n.expire)
 	}
-	n.taken(k, errno)
-	return errno
-}
-
-// taken logs what a kernel says to a notification, if it is neither thanks nor that it knows nothing of it.
-func (n *notifier) taken(k entryKey, errno syscall.Errno) {
 	if errno != 0 && errno != syscall.ENOENT && !hasEnded(errno) {
 		n.log.Warn("notification refused", "inode", k.parent, "err", errno)
 	}
+	return errno
 }
 
 // close ends the workers and releases who waits.

@@ -111,7 +111,7 @@ func Mount(sess *mount.Session, dir string, opts Options) (*Server, error) {
 	m.logTo(sess.Log().With("mount", dir))
 	m.interest = newInterest(func() int64 { return int64(clock().Sub(start)) + 2*straggle }) // so that 0 is long ago
 	m.fd = newDevice(-1, m.dirs.used, m.log)
-	m.notes = newNotifier(m.fd, m.interest, sess.Waiting, m.log)
+	m.notes = newNotifier(m.fd, m.interest, func() bool { return sess.Waiting() > 1 }, m.log)
 	m.interest.evict, m.interest.overflow = m.notes.evict, m.notes.overflow
 	fd, abs, err := opts.kernel().Attach(dir, opts)
 	if err != nil {

@@ -232,11 +232,11 @@ func TestHeldBackIsBounded(t *testing.T) {
 	size, err := unix.FcntlInt(uintptr(p[1]), unix.F_SETPIPE_SZ, 4096)
 	must(t, err)
 	log := slog.New(slog.DiscardHandler)
-	d := newDevice(p[1], func() int { return 1 }, log) // a directory is open, or its user could hold none
+	d := newDevice(p[1], func() int { return 0 }, log)
 	defer d.close()
 	d.write(make([]byte, size)) // from now on it takes nothing
 	learned := newInterest(func() int64 { return int64(time.Hour) })
-	n := newNotifier(d, learned, func(int) int { return 0 }, log)
+	n := newNotifier(d, learned, func() bool { return false }, log)
 	defer n.close()
 	aborted := make(chan struct{}, 2)
 	n.abort = func() { aborted <- struct{}{} }
@@ -333,7 +333,7 @@ func TestSweptAgain(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	d := newDevice(p[1], func() int { return 0 }, log)
 	learned := newInterest(func() int64 { return int64(time.Hour) })
-	n := newNotifier(d, learned, func(int) int { return 0 }, log)
+	n := newNotifier(d, learned, func() bool { return false }, log)
 	defer n.close()
 	d.write(make([]byte, size)) // it takes nothing for now
 	learned.entry(entryKey{2, "first"})
