@@ -79,17 +79,10 @@ func (c *Cache) Unwrap(material *crypto.DataKey, keyARN string, ctx crypto.Conte
 
 // Forget wipes the wrapping keys of a material.
 func (c *Cache) Forget(material [32]byte) {
-	c.forget(func(m [materialSize]byte) bool { return m == material })
-}
-
-// Wipe forgets all.
-func (c *Cache) Wipe() { c.forget(func([materialSize]byte) bool { return true }) }
-
-func (c *Cache) forget(which func([materialSize]byte) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range c.bySalt {
-		if which(k.of.material) {
+		if k.of.material == material {
 			c.drop(k)
 		}
 	}
@@ -126,11 +119,11 @@ func (c *Cache) put(k *cached, seals bool) *cached {
 	if old := c.bySalt[k.salt]; old != nil {
 		c.drop(old)
 	}
-	for _, any := range c.bySalt {
+	for _, other := range c.bySalt {
 		if len(c.bySalt) < maxCached {
 			break
 		}
-		c.drop(any)
+		c.drop(other)
 	}
 	c.bySalt[k.salt] = k
 	if seals {

@@ -272,12 +272,13 @@ func unpack(line []byte) ([]byte, error) {
 }
 
 func appendUUID(dst []byte, id [uuidSize]byte) []byte {
-	for i, n := range [...]int{4, 6, 8, 10, 16} {
-		if i > 0 {
+	from := 0
+	for _, to := range [...]int{4, 6, 8, 10, uuidSize} {
+		if from > 0 {
 			dst = append(dst, '-')
 		}
-		from := [...]int{0, 4, 6, 8, 10}[i]
-		dst = hex.AppendEncode(dst, id[from:n])
+		dst = hex.AppendEncode(dst, id[from:to])
+		from = to
 	}
 	return dst
 }

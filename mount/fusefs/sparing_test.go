@@ -46,7 +46,7 @@ func TestSparing(t *testing.T) {
 		want("something else", 1)
 		want("left out", 0)
 
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // of the bubble's clock, here and below: no time passes
 		want(`level=WARN msg="more of the same were left out" mount=here msg_left_out=nonsense count=8`, 1)
 		want(`level=ERROR msg="more of the same were left out" msg_left_out=damage count=7`, 1)
 		want("left out", 2)
